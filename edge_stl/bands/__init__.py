@@ -1,0 +1,5 @@
+"""Filter banks that split an image into bands, and which band exists at which resolution."""
+
+from edge_stl.bands._bank import Band as Band, Bank as Bank, bank as bank
+from edge_stl.bands._filter import Filter as Filter
+from edge_stl.bands._transform import Transform as Transform, wavelet_names as wavelet_names

@@ -1,0 +1,134 @@
+"""Which bands a transform has, and which of them exist at which native resolution.
+
+All of this is arithmetic on names: no filter and no pixel is touched. A box works at
+``r = R / 2^k``; ``k`` is its *native level*. Level 1 is the finest band level.
+
+* wavelet, ``levels`` L: ``cA_j`` has size ``R / 2^j`` and exists for native levels up to j (at j
+  it is the image itself); details of level j have the same size and exist up to ``j - 1``.
+* block DCT of size ``b = 2^L``: every band has size ``R / b``; ``(u, v)`` exists while
+  ``max(u, v) < b / 2^k``, because a box at native level k takes the DCT of size ``b / 2^k``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["wavelet", "dct"]
+
+_WAVELET_BAND = re.compile(r"c([AHVD])(0|[1-9][0-9]?)")
+_DCT_BAND = re.compile(r"dct([0-9])([0-9])")
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A linear transform that splits an image into bands.
+
+    Attributes:
+        kind: ``wavelet`` (separable, decimated, periodization) or ``dct`` (block DCT-II).
+        levels: number of levels L; 0 is the plain image as one band ``cA0``.
+        wavelet: PyWavelets' name of the wavelet; empty for ``dct``.
+    """
+
+    kind: Kind
+    levels: int
+    wavelet: str = ""
+
+    @property
+    def block(self) -> int:
+        """Return ``2^levels``: what the resolution must be divisible by; the DCT's size b."""
+        return 1 << self.levels
+
+    def bands(self) -> tuple[str, ...]:
+        """Return the critically sampled bands, coarse to fine: enough for synthesis."""
+        if self.kind == "dct":
+            return tuple(name for level in range(self.levels, -1, -1) for name in self._shell(level))
+        details = (f"c{letter}{j}" for j in range(self.levels, 0, -1) for letter in "HVD")
+        return (f"cA{self.levels}", *details)
+
+    def all_bands(self) -> tuple[str, ...]:
+        """Return every legal band: `bands` and the redundant approximations of finer levels."""
+        if self.kind == "dct":
+            return self.bands()
+        finer = (f"cA{j}" for j in range(self.levels - 1, 0, -1))
+        return (*self.bands(), *finer)
+
+    def details(self, level: int) -> tuple[str, ...]:
+        """Return the detail bands of ``level`` (1 is the finest)."""
+        if self.kind == "dct":
+            return self._shell(level - 1)
+        return tuple(f"c{letter}{level}" for letter in "HVD")
+
+    def approximation(self, level: int) -> tuple[str, ...]:
+        """Return the bands that together hold the image reduced by ``2^level``.
+
+        For a wavelet that is ``cA_level``; for the DCT every band with ``max(u, v) < b / 2^level``.
+        """
+        if self.kind == "dct":
+            side = self.block >> level
+            return tuple(f"dct{u}{v}" for u in range(side) for v in range(side))
+        return (f"cA{level}",)
+
+    def size(self, band: str, resolution: int) -> int:
+        """Return the spatial size of ``band`` for images of ``resolution`` pixels."""
+        if self.kind == "dct":
+            return resolution >> self.levels
+        return resolution >> self._parse(band)[1]
+
+    def coarsest(self, band: str) -> int:
+        """Return the largest native level at which ``band`` exists.
+
+        Raises:
+            ValueError: ``band`` is not a band of this transform.
+        """
+        if self.kind == "dct":
+            return self.levels - max(self._indices(band)).bit_length()
+        letter, level = self._parse(band)
+        return level if letter == "A" else level - 1
+
+    def is_band(self, name: str) -> bool:
+        """Return whether ``name`` is a legal band of this transform."""
+        return name in self.all_bands()
+
+    def order(self, band: str) -> int:
+        """Return the position of ``band``, coarse to fine, for stable listings."""
+        return self.all_bands().index(band)
+
+    def _shell(self, level: int) -> tuple[str, ...]:
+        """Return the DCT bands that appear when the block grows from ``b/2^(level+1)``."""
+        side = self.block >> level
+        inner = side >> 1 if level < self.levels else 0
+        return tuple(
+            f"dct{u}{v}" for u in range(side) for v in range(side) if max(u, v) >= inner
+        )
+
+    def _parse(self, band: str) -> tuple[str, int]:
+        match = _WAVELET_BAND.fullmatch(band)
+        if match is None or not self.is_band(band):
+            raise ValueError(f"{band!r} is not a band of {self}")
+        return match[1], int(match[2])
+
+    def _indices(self, band: str) -> tuple[int, int]:
+        match = _DCT_BAND.fullmatch(band)
+        if match is None or not self.is_band(band):
+            raise ValueError(f"{band!r} is not a band of {self}")
+        return int(match[1]), int(match[2])
+
+    def __str__(self) -> str:
+        """Return the short form that the command line takes, like ``db2`` or ``dct:4``."""
+        if self.kind == "dct":
+            return f"dct:{self.block}"
+        return f"{self.wavelet}, {self.levels} levels" if self.levels != 1 else f"{self.wavelet}, 1 level"
+
+
+def wavelet_names() -> tuple[str, ...]:
+    """Return PyWavelets' discrete wavelets that are orthogonal or biorthogonal, sorted."""
+    import pywt  # noqa: PLC0415  (only a box and a desk that builds graphs need it)
+
+    found = []
+    for name in pywt.wavelist(kind="discrete"):
+        wavelet = pywt.Wavelet(name)
+        if wavelet.orthogonal or wavelet.biorthogonal:
+            found.append(name)
+    return tuple(sorted(found))

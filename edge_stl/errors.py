@@ -1,0 +1,62 @@
+"""The errors of edge-stl: one sentence each, and the exit code of the command line.
+
+``EdgeStlError`` is the root. A sentence says *where*: what is wrong, with the value; what was
+expected. What to do. The tree::
+
+    EdgeStlError          1   unexpected
+    ├── UsageError        2   wrong use
+    ├── DataError        10   images, labels, tables
+    ├── ResourceError    20   machine or resources
+    ├── Interrupted      30   stopped on a budget or a signal, resumable
+    ├── CheckError       40   export, parity or check not ok
+    ├── MergeRefused     50   files that may not be merged
+    └── IntegrityError   60   a digest or signature does not hold
+"""
+
+
+class EdgeStlError(Exception):
+    """Root of all errors that edge-stl raises on purpose; the message is one line."""
+
+    exit_code = 1
+
+
+class UsageError(EdgeStlError):
+    """A wrong argument, option, plan or missing extra."""
+
+    exit_code = 2
+
+
+class DataError(EdgeStlError):
+    """Images or labels that cannot be used."""
+
+    exit_code = 10
+
+
+class ResourceError(EdgeStlError):
+    """Too little memory, disk or permission, or a work folder that is in use."""
+
+    exit_code = 20
+
+
+class Interrupted(EdgeStlError):  # noqa: N818  (a stop on request is no error to its user)
+    """Stopped by a signal or a budget; the same command goes on where it stopped."""
+
+    exit_code = 30
+
+
+class CheckError(EdgeStlError):
+    """A file that was written or checked does not hold what it must."""
+
+    exit_code = 40
+
+
+class MergeRefused(EdgeStlError):  # noqa: N818  (a refusal is the documented outcome)
+    """Branch files that may not be merged, with every reason."""
+
+    exit_code = 50
+
+
+class IntegrityError(EdgeStlError):
+    """Bytes that are not what their digest or signature says."""
+
+    exit_code = 60

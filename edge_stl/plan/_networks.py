@@ -1,0 +1,207 @@
+"""Networks as declarative lists of layers.
+
+A preset is one rule from (channels, size, classes) to a list of layers. The torch module, the
+ONNX graph and the counts of `plan show` are all built from that list, so they cannot drift.
+Shapes below are ``(C, h, w)`` before `Flatten` and ``(features,)`` after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Conv:
+    """Correlation with zero padding that keeps the size: ``(C, h, w) -> (channels, h, w)``."""
+
+    channels: int
+    kernel: int = 3
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Batch normalization; folded into a `Conv` or `Dense` right before it, else scale and shift."""
+
+
+@dataclass(frozen=True)
+class Relu:
+    """``max(x, 0)``."""
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """Maximum over 2 x 2 blocks: ``(C, h, w) -> (C, h // 2, w // 2)``."""
+
+
+@dataclass(frozen=True)
+class GlobalAveragePool:
+    """Mean over the plane: ``(C, h, w) -> (C,)``."""
+
+
+@dataclass(frozen=True)
+class Flatten:
+    """``(C, h, w) -> (C * h * w,)``, row-major."""
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Affine map ``(features,) -> (units,)``."""
+
+    units: int
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Zeroes a share ``rate`` of the features while training; nothing in the graph."""
+
+    rate: float
+
+
+Layer = Conv | Norm | Relu | MaxPool | GlobalAveragePool | Flatten | Dense | Dropout
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer in its place: its name in the file, and the shapes before and after it."""
+
+    name: str
+    layer: Layer
+    before: Shape
+    after: Shape
+
+
+def walk(layers: tuple[Layer, ...], *, channels: int, size: int) -> Iterator[Step]:
+    """Yield every layer with its input and output shape for inputs ``(channels, size, size)``."""
+    shape: Shape = (channels, size, size)
+    for index, layer in enumerate(layers):
+        after = _shape_after(layer, shape)
+        yield Step(f"{index}", layer, shape, after)
+        shape = after
+
+
+def _shape_after(layer: Layer, shape: Shape) -> Shape:
+    match layer:
+        case Conv(channels=channels):
+            return (channels, *shape[1:])
+        case MaxPool():
+            return (shape[0], shape[1] // 2, shape[2] // 2)
+        case GlobalAveragePool():
+            return (shape[0],)
+        case Flatten():
+            return (shape[0] * shape[1] * shape[2],)
+        case Dense(units=units):
+            return (units,)
+        case _:
+            return shape
+
+
+def parameter_shapes(layers: tuple[Layer, ...], *, channels: int, size: int) -> dict[str, Shape]:
+    """Return name and shape of every tensor of the exported network, batch norm folded.
+
+    A convolution's weight is ``(out, in, k, k)``, a dense layer's ``(out, in)``; a `Norm` that
+    nothing before it can take in has ``scale`` and ``shift`` of ``(C, 1, 1)`` or ``(features,)``.
+    """
+    shapes: dict[str, Shape] = {}
+    before: Layer | None = None
+    for step in walk(layers, channels=channels, size=size):
+        match step.layer:
+            case Conv(channels=out, kernel=kernel):
+                shapes[f"{step.name}.weight"] = (out, step.before[0], kernel, kernel)
+                shapes[f"{step.name}.bias"] = (out,)
+            case Dense(units=units):
+                shapes[f"{step.name}.weight"] = (units, step.before[0])
+                shapes[f"{step.name}.bias"] = (units,)
+            case Norm() if not foldable(before):
+                plane = (step.before[0],) + (1,) * (len(step.before) - 1)
+                shapes[f"{step.name}.scale"] = plane
+                shapes[f"{step.name}.shift"] = plane
+            case _:
+                pass
+        before = step.layer
+    return shapes
+
+
+def foldable(layer: Layer | None) -> bool:
+    """Return whether a `Norm` right after ``layer`` disappears into its weight and bias."""
+    return isinstance(layer, Conv | Dense)
+
+
+def parameters(layers: tuple[Layer, ...], *, channels: int, size: int) -> int:
+    """Return the number of exported parameters."""
+    total = 0
+    for shape in parameter_shapes(layers, channels=channels, size=size).values():
+        count = 1
+        for side in shape:
+            count *= side
+        total += count
+    return total
+
+
+def multiply_adds(layers: tuple[Layer, ...], *, channels: int, size: int) -> int:
+    """Return the multiply-adds of one image, convolutions and dense layers only."""
+    total = 0
+    for step in walk(layers, channels=channels, size=size):
+        match step.layer:
+            case Conv(channels=out, kernel=kernel):
+                total += out * step.before[0] * kernel * kernel * step.after[1] * step.after[2]
+            case Dense(units=units):
+                total += units * step.before[0]
+            case _:
+                pass
+    return total
+
+
+def _mlp(channels: int, size: int, classes: int) -> tuple[Layer, ...]:
+    """Two hidden layers, as wide as the input between 64 and 256, in the spirit of the paper's FC."""
+    width = min(256, max(64, channels * size * size))
+    hidden: tuple[Layer, ...] = (Dense(width), Norm(), Relu())
+    return (Norm(), Flatten(), *hidden, *hidden, Dropout(0.2), Dense(classes))
+
+
+def _cnn(width: int) -> Callable[[int, int, int], tuple[Layer, ...]]:
+    """Blocks of 3 x 3 convolutions; the channels double, the plane halves until it is small."""
+
+    def layers(channels: int, size: int, classes: int) -> tuple[Layer, ...]:  # noqa: ARG001
+        del channels  # the first convolution takes any number
+        body: list[Layer] = [Norm()]
+        out = width
+        while True:
+            body += [Conv(out), Norm(), Relu()]
+            if size <= 4:  # noqa: PLR2004
+                break
+            body.append(MaxPool())
+            size //= 2
+            out = min(2 * out, 8 * width)
+        return (*body, GlobalAveragePool(), Dropout(0.2), Dense(classes))
+
+    return layers
+
+
+_PRESETS: dict[str, Callable[[int, int, int], tuple[Layer, ...]]] = {
+    "mlp-s": _mlp,
+    "cnn-xs": _cnn(8),
+    "cnn-s": _cnn(24),
+    "cnn-m": _cnn(48),
+}
+
+
+def preset_names() -> tuple[str, ...]:
+    """Return the names of the built-in networks."""
+    return tuple(_PRESETS)
+
+
+def preset(name: str, *, channels: int, size: int, classes: int) -> tuple[Layer, ...]:
+    """Return the layers of a built-in network.
+
+    Args:
+        name: one of `preset_names`.
+        channels: channels of the input, ``image channels * bands``.
+        size: rows and columns of the input, 1 or more.
+        classes: number of outputs.
+
+    Raises:
+        KeyError: there is no such preset.
+    """
+    return _PRESETS[name](channels, size, classes)

@@ -1,0 +1,3 @@
+"""Run an ensemble file: numpy and onnxruntime, Pillow when given files."""
+
+from edge_stl.predict._ensemble import Ensemble as Ensemble

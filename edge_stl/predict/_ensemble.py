@@ -1,0 +1,185 @@
+"""Run an ensemble with numpy and onnxruntime alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_stl.errors import DataError, UsageError
+
+Image = str | Path | NDArray[np.uint8]
+_BATCH = 64
+
+
+class Ensemble:
+    """An ``ensemble.onnx`` file, ready to answer.
+
+    Args:
+        path: the file.
+        threads: threads inside onnxruntime; 0 lets it take every core.
+
+    Attributes:
+        classes: class names in output order.
+        branches: ``branch.box`` ids, in the order of ``branch_probabilities``.
+        resolution: R, rows and columns of the input.
+        channels: 1 or 3.
+
+    Raises:
+        DataError: the file is missing, damaged, or not an ensemble of edge-stl.
+        UsageError: onnxruntime is not installed.
+    """
+
+    def __init__(self, path: str | Path, *, threads: int = 0) -> None:
+        self._path = Path(path)
+        self._session = _open(self._path, threads)
+        meta = self._session.get_modelmeta().custom_metadata_map
+        if meta.get("edge_stl.kind") != "ensemble":
+            raise DataError(
+                f"{self._path}: not an ensemble of edge-stl; expected the file that 'edge-stl "
+                "merge' wrote. Check the path"
+            )
+        try:
+            record = json.loads(meta["edge_stl.ensemble"])
+            plan, self.layout = record["plan"], record["options"]["layout"]
+            self.classes: tuple[str, ...] = tuple(plan["classes"])
+            self.resolution: int = plan["input"]["resolution"]
+            self.channels: int = plan["input"].get("channels", 3)
+            self.fit: str = plan["input"].get("fit", "crop")
+            limits = plan.get("limits", {})
+            self._max_pixels: int = limits.get("max_image_pixels", 100_000_000)
+            self._max_bytes: int = limits.get("max_image_bytes", 100_000_000)
+            manifests = [member["manifest"] for member in record["members"]]
+            self.branches: tuple[str, ...] = tuple(f"{m['branch']}.{m['box']}" for m in manifests)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{self._path}: its metadata is damaged ({type(error).__name__}: {error}). Merge "
+                "the branch files again"
+            ) from None
+
+    def __call__(self, images: Image | Sequence[Image]) -> NDArray[np.float32]:
+        """Return probabilities ``(N, K)`` float32 in 0..1; see `predict` for what images may be."""
+        return self.predict(images)[0]
+
+    def predict(
+        self, images: Image | Sequence[Image]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Answer images.
+
+        Args:
+            images: one file or array, a sequence of them, or an array ``(N, H, W, C)``. Arrays
+                are uint8, ``(H, W, C)`` or ``(H, W)`` for one channel; larger than R they are
+                area-averaged (any size through Pillow, integer ratios by numpy).
+
+        Returns:
+            ``probabilities (N, K)`` and ``branch_probabilities (N, branches, K)``, float32 0..1.
+
+        Raises:
+            DataError: an image cannot be read, has another type, or is smaller than R.
+        """
+        batch = [self.prepare(image) for image in _as_list(images)]
+        if not batch:
+            empty = np.zeros((0, len(self.branches), len(self.classes)), np.float32)
+            return empty[:, 0], empty
+        return self.run(np.stack(batch))
+
+    def run(
+        self, pixels: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Answer prepared pixels ``(N, R, R, C)`` uint8, as `predict`, in batches of 64."""
+        parts = []
+        for start in range(0, len(pixels), _BATCH):
+            chunk = pixels[start : start + _BATCH]
+            if self.layout == "nchw":
+                chunk = np.ascontiguousarray(chunk.transpose(0, 3, 1, 2))
+            parts.append(
+                self._session.run(["probabilities", "branch_probabilities"], {"image": chunk})
+            )
+        return (
+            np.concatenate([p for p, _ in parts]),
+            np.concatenate([rows for _, rows in parts]),
+        )
+
+    def prepare(self, image: Image) -> NDArray[np.uint8]:
+        """Return one image as the graph takes it, ``(R, R, C)`` uint8.
+
+        Raises:
+            DataError: as `predict`.
+        """
+        if isinstance(image, str | Path):
+            from edge_stl.images import decode  # noqa: PLC0415  (arrays need no Pillow)
+
+            where = str(image)
+            pixels = decode(
+                Path(image),
+                channels=self.channels,
+                max_pixels=self._max_pixels,
+                max_bytes=self._max_bytes,
+            )
+        else:
+            where = "image array"
+            pixels = self._as_pixels(np.asarray(image))
+        return self._fitted(pixels, where)
+
+    def _as_pixels(self, array: NDArray[Any]) -> NDArray[np.uint8]:
+        if array.dtype != np.uint8:
+            raise DataError(
+                f"image array: dtype {array.dtype}; expected uint8 pixels in 0..255. Convert it"
+            )
+        if array.ndim == 2 and self.channels == 1:  # noqa: PLR2004  (rows and columns)
+            array = array[:, :, None]
+        if array.ndim != 3 or array.shape[2] != self.channels:  # noqa: PLR2004
+            raise DataError(
+                f"image array: shape {array.shape}; expected (rows, columns, {self.channels})"
+            )
+        return array
+
+    def _fitted(self, pixels: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
+        height, width = pixels.shape[:2]
+        side = self.resolution
+        if (height, width) == (side, side):
+            return pixels
+        reach = max(height, width) if self.fit == "pad" else min(height, width)
+        if reach < side:
+            raise DataError(
+                f"{where}: {width}x{height} pixels; this ensemble takes {side}x{side} and larger, "
+                f"and images are never enlarged. Give it finer images, or use an ensemble made "
+                f"for {reach} px"
+            )
+        from edge_stl.images import fit_square  # noqa: PLC0415  (see above)
+
+        return fit_square(pixels, side, self.fit)
+
+
+def _open(path: Path, threads: int) -> Any:
+    try:
+        import onnxruntime as ort  # noqa: PLC0415  (the missing-extra line must be ours)
+    except ImportError:
+        raise UsageError("prediction needs onnxruntime: pip install 'edge-stl[predict]'") from None
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file; expected an ensemble. Check the path")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except Exception:  # onnxruntime raises types of its own, none of them public
+        raise DataError(
+            f"{path}: onnxruntime cannot load it; it is no ONNX file, or damaged. Copy it again"
+        ) from None
+
+
+def _as_list(images: Image | Sequence[Image]) -> list[Image]:
+    if isinstance(images, str | Path):
+        return [images]
+    if isinstance(images, np.ndarray):
+        return list(images) if images.ndim == 4 else [images]  # noqa: PLR2004  (N, H, W, C)
+    return list(images)

@@ -1,0 +1,104 @@
+"""The fusion as ONNX nodes; the formulas and the letters are those of `edge_stl.fusion`.
+
+Per member, over the classes it saw (columns picked by Gather, put back by a 0/1 matrix, so that
+classes it never saw are exactly 0)::
+
+    p_k        = softmax(z[S_k] / T_k - log prior_k)
+    evidence_k = log(q) - log(1 - q),   q = clip(p_k, e, 1 - e)
+    score      = log prior + b + a * sum_k w_k * evidence_k
+
+Temperature, prior and weight are initializers of their own, so that they can be read in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edge_stl.fusion import CLIP, Member, log_prior
+from exporter import names
+from exporter._graph import Graph
+
+
+def add_member(
+    graph: Graph, member: Member, weight: float, *, prefix: str, logits: str
+) -> tuple[str, str]:
+    """Add one branch file's probabilities and weighted evidence.
+
+    Args:
+        graph: what the nodes are added to.
+        member: the branch file.
+        weight: w.
+        prefix: like ``fine.cam07/``.
+        logits: the value ``(N, K)``.
+
+    Returns:
+        the values ``(N, 1, K)`` of p and ``(N, K)`` of ``w * evidence``.
+    """
+    current = logits
+    if len(member.seen) < len(member.counts):
+        index = graph.constant(f"{prefix}seen", np.array(member.seen, dtype=np.int64))
+        current = graph.node("Gather", [current, index], f"{prefix}logits.seen", axis=1)
+    temperature = graph.constant(f"{prefix}temperature", np.array(member.temperature, np.float32))
+    prior = graph.constant(f"{prefix}log_prior", log_prior(member.counts).astype(np.float32))
+    current = graph.node("Div", [current, temperature], f"{prefix}scaled")
+    current = graph.node("Sub", [current, prior], f"{prefix}scores")
+    seen_p = graph.node("Softmax", [current], f"{prefix}probabilities.seen", axis=1)
+    all_p = _spread(graph, seen_p, member, f"{prefix}probabilities", prefix)
+    axis = graph.constant("int.1", np.array([1], dtype=np.int64))
+    row = graph.node("Unsqueeze", [all_p, axis], f"{prefix}row")
+    if len(member.seen) == 1:  # nothing to tell the class apart from: its vote is p times 0
+        silent = graph.constant(f"{prefix}weight", np.array(0, np.float32))
+        return row, graph.node("Mul", [all_p, silent], f"{prefix}vote")
+    low = graph.constant("fusion/clip.low", np.array(CLIP, np.float32))
+    high = graph.constant("fusion/clip.high", np.array(1 - CLIP, np.float32))
+    one = graph.constant("fusion/one", np.array(1, np.float32))
+    q = graph.node("Clip", [seen_p, low, high], f"{prefix}q")
+    log_q = graph.node("Log", [q], f"{prefix}log_q")
+    rest = graph.node("Sub", [one, q], f"{prefix}rest")
+    log_rest = graph.node("Log", [rest], f"{prefix}log_rest")
+    odds = graph.node("Sub", [log_q, log_rest], f"{prefix}log_odds")
+    odds = _spread(graph, odds, member, f"{prefix}evidence", prefix)
+    w = graph.constant(f"{prefix}weight", np.array(weight, np.float32))
+    return row, graph.node("Mul", [odds, w], f"{prefix}vote")
+
+
+def _spread(graph: Graph, value: str, member: Member, output: str, prefix: str) -> str:
+    """Put the columns of the seen classes back to their places among all K."""
+    classes, seen = len(member.counts), member.seen
+    if len(seen) == classes:
+        return value
+    matrix = np.zeros((len(seen), classes), dtype=np.float32)
+    matrix[np.arange(len(seen)), list(seen)] = 1
+    places = graph.constant(f"{prefix}places", matrix)
+    return graph.node("MatMul", [value, places], output)
+
+
+def add_answer(
+    graph: Graph,
+    rows: Sequence[str],
+    votes: Sequence[str],
+    *,
+    prior: Sequence[float],
+    scale: float,
+) -> None:
+    """Add what turns all votes into the two outputs.
+
+    Args:
+        graph: what the nodes are added to.
+        rows: ``(N, 1, K)`` per member.
+        votes: ``(N, K)`` per member.
+        prior: K shares of the classes.
+        scale: a.
+    """
+    share = np.asarray(prior, dtype=np.float64)
+    log_share = graph.constant("fusion/log_prior", np.log(share / share.sum()).astype(np.float32))
+    bias = graph.constant("fusion/bias", np.zeros(len(share), np.float32))
+    a = graph.constant("fusion/scale", np.array(scale, np.float32))
+    graph.node("Concat", list(rows), names.BRANCH_PROBABILITIES, axis=1)
+    base = graph.node("Add", [log_share, bias], "fusion/base")
+    total = graph.node("Sum", list(votes), "fusion/votes")
+    scaled = graph.node("Mul", [total, a], "fusion/scaled")
+    score = graph.node("Add", [scaled, base], "fusion/score")
+    graph.node("Softmax", [score], names.PROBABILITIES, axis=1)

@@ -1,0 +1,42 @@
+"""The two judges of every file that is written: ONNX's full checker, and onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+
+from edge_stl.errors import CheckError
+
+
+def check_model(model: bytes, where: str) -> None:
+    """Put a model through the full checker and load it from bytes in onnxruntime.
+
+    Raises:
+        CheckError: either refuses it.
+    """
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        session(model)
+    except Exception as error:  # both raise several unrelated types
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckError(f"{where}: not a valid model: {first}") from None
+
+
+def session(model: bytes, *, threads: int = 1) -> Any:
+    """Return an onnxruntime session on the CPU, quiet and without spinning threads."""
+    import onnxruntime as ort  # noqa: PLC0415  (a desk that only inspects does not pay for it)
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run(model: bytes, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    """Return all outputs of a model for the inputs."""
+    return list(session(model).run(None, dict(inputs)))

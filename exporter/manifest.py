@@ -1,0 +1,205 @@
+"""The manifest of a branch file: what its box says of it, strict and closed.
+
+It holds no path, no file name, no image, no host name and no time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edge_stl.fusion import Member
+from edge_stl.plan import NAME_PATTERN, Plan, describe, plan_from_document
+from exporter import names
+
+Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, le=10**12)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+_VECTOR_IMAGES = 2
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class Images(_Record):
+    """Image counts per class, in the plan's class order."""
+
+    train: tuple[Count, ...]
+    validation: tuple[Count, ...]
+
+
+class Validation(_Record):
+    """Scores on the box's own validation images; accuracy is null where there were none.
+
+    ``log_loss`` is L of the fusion: the mean over seen classes of the per-class mean of ``-log
+    p``, in nats; a class without validation images counts ``log |S|``, that is, as chance.
+    """
+
+    accuracy: Annotated[float, Field(ge=0, le=1)] | None
+    log_loss: Annotated[float, Field(ge=0, le=1e6)]
+
+
+class TrainingRecord(_Record):
+    """The settings the branch was trained with."""
+
+    epochs: int = Field(ge=1)
+    seed: int = Field(ge=0)
+    batch_size: int = Field(ge=1)
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    threads: int = Field(ge=1)
+    device: Annotated[str, Field(pattern="^(cpu|cuda)$")]
+
+
+class TestVector(_Record):
+    """A seeded input and what the network says to it, so that any machine can check itself."""
+
+    __test__ = False  # not a test case, whatever pytest thinks of the name
+
+    seed: int = Field(ge=0, lt=2**32)
+    logits: tuple[tuple[Finite, ...], ...]
+
+
+class Manifest(_Record):
+    """Everything a branch file says beside its numbers."""
+
+    format: Literal[1]
+    builder: Literal[1]
+    plan_digest: Digest
+    branch: Name
+    box: Name
+    network: str
+    native_resolution: int = Field(ge=1)
+    images: Images
+    validation: Validation
+    temperature: Annotated[float, Field(gt=0, le=1e6)]
+    training: TrainingRecord
+    versions: dict[Annotated[str, Field(pattern="^[a-z_]{1,32}$")], Annotated[str, Field(max_length=64)]]
+    test_vector: TestVector
+
+    @property
+    def id(self) -> str:
+        """Return ``branch.box``, the name of the branch file."""
+        return f"{self.branch}.{self.box}"
+
+    def member(self) -> Member:
+        """Return what the fusion needs to know."""
+        return Member(
+            branch=self.branch,
+            box=self.box,
+            counts=self.images.train,
+            temperature=self.temperature,
+            log_loss=self.validation.log_loss,
+        )
+
+    def to_document(self) -> dict[str, Any]:
+        """Return plain JSON values, without the plan."""
+        return self.model_dump(mode="json")
+
+
+def manifest_text(manifest: Manifest, plan: Plan) -> str:
+    """Return canonical JSON of manifest and plan, as a branch file carries it."""
+    return canonical_json(manifest.to_document() | {"plan": plan.to_document()})
+
+
+def canonical_json(document: Any) -> str:
+    """Return JSON with sorted keys and no spaces, UTF-8 as it is, no NaN."""
+    return json.dumps(
+        document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
+
+def parse_manifest(text: str) -> tuple[Manifest, Plan]:
+    """Read a manifest and the plan in it.
+
+    Raises:
+        ValueError: the text is no manifest; the message names every wrong key.
+        UsageError: the plan in it is not valid.
+    """
+    document = json.loads(text)
+    if not isinstance(document, dict) or "plan" not in document:
+        raise ValueError("the manifest has no plan")
+    plan = plan_from_document(document.pop("plan"), where="its plan")
+    return manifest_of(document), plan
+
+
+def manifest_of(document: Any) -> Manifest:
+    """Validate a manifest given as plain JSON values, without the plan.
+
+    Raises:
+        ValueError: it is no manifest; the message names every wrong key.
+    """
+    try:
+        return Manifest.model_validate_json(json.dumps(document, allow_nan=False))
+    except ValidationError as error:
+        raise ValueError(describe(error, Manifest)) from None
+
+
+def disagreements(manifest: Manifest, plan: Plan) -> list[str]:
+    """Return why a manifest does not fit the plan; nothing when it does."""
+    classes = len(plan.classes)
+    reasons = []
+    if manifest.plan_digest != plan.digest:
+        reasons.append(
+            f"says plan digest {manifest.plan_digest[:12]}, but the plan in it has {plan.digest[:12]}"
+        )
+    for part, counts in (
+        ("train", manifest.images.train),
+        ("validation", manifest.images.validation),
+    ):
+        if len(counts) != classes:
+            reasons.append(
+                f"images.{part} counts {len(counts)} classes, the plan has {classes}"
+            )
+    if not any(manifest.images.train):
+        reasons.append("images.train counts no image at all")
+    vector = manifest.test_vector.logits
+    if len(vector) != _VECTOR_IMAGES or any(len(row) != classes for row in vector):
+        reasons.append(f"test_vector.logits is not {_VECTOR_IMAGES} rows of {classes} numbers")
+    names_ = [branch.name for branch in plan.branches]
+    if manifest.branch not in names_:
+        reasons.append(f"branch {manifest.branch!r} is not in its plan; the plan has {names_}")
+        return reasons
+    branch = plan.branch(manifest.branch)
+    if manifest.network != branch.network:
+        reasons.append(
+            f"network is {manifest.network!r}, the plan has {branch.network!r} for {branch.name}"
+        )
+    if manifest.native_resolution not in plan.resolutions:
+        reasons.append(
+            f"native resolution {manifest.native_resolution} is none of the plan's "
+            f"{list(plan.resolutions)}"
+        )
+    elif manifest.native_resolution < plan.required_resolution(branch):
+        reasons.append(
+            f"native resolution {manifest.native_resolution} does not carry branch {branch.name}, "
+            f"which needs {plan.required_resolution(branch)}"
+        )
+    return reasons
+
+
+def vector_input(seed: int, *, channels: int, size: int) -> NDArray[np.float32]:
+    """Return the seeded test input ``(2, channels, size, size)`` float32 in [-0.5, 0.5).
+
+    The raw stream of PCG64 is stable across numpy versions; its distributions are not promised.
+    """
+    count = _VECTOR_IMAGES * channels * size * size
+    raw = np.random.PCG64(seed).random_raw(count)
+    unit = (raw >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)
+    return (unit - np.float32(0.5)).reshape(_VECTOR_IMAGES, channels, size, size)
+
+
+def sha256(data: bytes) -> str:
+    """Return the sha256 of bytes as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+assert names.FORMAT == names.BUILDER == 1  # noqa: S101  (the literals above must follow)

@@ -1,0 +1,34 @@
+"""The pinned numbers and names of the files that travel.
+
+Opset and IR version are never left to a default: what `onnx.helper.make_model` stamps today is
+refused by today's onnxruntime. Opset 17 with IR version 8 loads from JetPack 5 onwards.
+"""
+
+OPSET = 17
+IR_VERSION = 8
+PRODUCER = "edge-stl"
+
+FORMAT = 1
+BUILDER = 1
+"""Raised when the bytes that a builder writes change; old builders stay, so old files split."""
+
+KEY_FORMAT = "edge_stl.format"
+KEY_KIND = "edge_stl.kind"
+KEY_MANIFEST = "edge_stl.manifest"
+KEY_ENSEMBLE = "edge_stl.ensemble"
+KEY_CLASSES = "edge_stl.classes"
+BRANCH = "branch"
+ENSEMBLE = "ensemble"
+
+BRANCH_INPUT = "bands"
+BRANCH_OUTPUT = "logits"
+ENSEMBLE_INPUT = "image"
+PROBABILITIES = "probabilities"
+BRANCH_PROBABILITIES = "branch_probabilities"
+
+PORTABLE_OPERATORS = frozenset({
+    "Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "Div", "Flatten", "Gather", "Gemm",
+    "Log", "MatMul", "MaxPool", "Mul", "Relu", "Slice", "Softmax", "Sub", "Sum", "Transpose",
+    "Unsqueeze",
+})  # fmt: skip
+"""What our graphs may hold: every target of `check` knows them at opset 17."""

@@ -1,0 +1,204 @@
+"""Reading branch files: parse under caps, check everything, take the numbers.
+
+Nothing of the graph in the file is used. The manifest must fit its plan, the tensors must have
+the plan's names and shapes and be finite, and the file must equal, byte for byte, what its own
+numbers rebuild to: then it is what an agent wrote, and `split` can give it back.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from edge_stl.errors import DataError, EdgeStlError
+from edge_stl.plan import Plan
+from exporter import names
+from exporter.branch import branch_shapes, build_branch
+from exporter.manifest import Manifest, disagreements, parse_manifest, sha256
+
+MAX_FILE_BYTES = 2_000_000_000
+"""Cap before any plan is known; protobuf itself ends at 2 GiB."""
+
+
+@dataclass(frozen=True)
+class BranchFile:
+    """A branch file that passed every check it can pass on its own.
+
+    Attributes:
+        name: what it is called in messages, usually its file name.
+        manifest: what its box says of it.
+        plan: the plan it was trained under.
+        parameters: float32 tensors by name.
+        sha256: of its bytes.
+        bytes: its size.
+    """
+
+    name: str
+    manifest: Manifest
+    plan: Plan
+    parameters: dict[str, NDArray[np.float32]]
+    sha256: str
+    bytes: int
+
+
+class Unusable(Exception):  # noqa: N818  (a verdict that travels with its reasons)
+    """A file that is not a branch file one can merge.
+
+    Attributes:
+        reasons: every reason found, as sentences without the file's name.
+    """
+
+    def __init__(self, reasons: list[str]) -> None:
+        super().__init__("; ".join(reasons))
+        self.reasons = reasons
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a regular file.
+
+    Raises:
+        DataError: it cannot be read, is not a regular file, or is larger than any model of ours.
+    """
+    try:
+        if not path.is_file():
+            what = "not a regular file" if path.exists() else "there is no such file"
+            raise DataError(f"{path}: {what}; expected an ONNX file. Check the path")
+        size = os.stat(path).st_size
+        if size > MAX_FILE_BYTES:
+            raise DataError(f"{path}: {size} bytes; a model of edge-stl has at most {MAX_FILE_BYTES}")
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}). Check its permissions") from None
+
+
+def parse_model(data: bytes) -> onnx.ModelProto:
+    """Parse bytes as an ONNX model.
+
+    Raises:
+        Unusable: they are none.
+    """
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except (DecodeError, RuntimeError, ValueError):
+        raise Unusable(["is not an ONNX file, or is truncated"]) from None
+    if not model.graph.node and not model.metadata_props:
+        raise Unusable(["is not an ONNX file, or is truncated"])
+    return model
+
+
+def metadata(model: onnx.ModelProto) -> dict[str, str]:
+    """Return the model's ``metadata_props``."""
+    return {prop.key: prop.value for prop in model.metadata_props}
+
+
+def kind_of(model: onnx.ModelProto) -> str | None:
+    """Return ``branch``, ``ensemble`` or None for a model of somebody else."""
+    return metadata(model).get(names.KEY_KIND)
+
+
+def read_branch(path: Path) -> BranchFile:
+    """Read one branch file.
+
+    Raises:
+        DataError: the file cannot be read.
+        Unusable: it is not a usable branch file; with every reason.
+    """
+    return branch_from_bytes(read_bytes(path), name=path.name)
+
+
+def branch_from_bytes(data: bytes, *, name: str) -> BranchFile:
+    """Check the bytes of a branch file.
+
+    Raises:
+        Unusable: they are not a usable branch file; with every reason.
+    """
+    model = parse_model(data)
+    props = metadata(model)
+    kind = props.get(names.KEY_KIND)
+    if kind != names.BRANCH:
+        what = "an ensemble" if kind == names.ENSEMBLE else "an ONNX file, but not one of edge-stl"
+        raise Unusable([f"is {what}; expected a branch file that 'edge-stl train' wrote"])
+    if props.get(names.KEY_FORMAT) != str(names.FORMAT):
+        raise Unusable(
+            [
+                f"has format {props.get(names.KEY_FORMAT)!r}; this version reads format "
+                f"{names.FORMAT}. Use a newer edge-stl"
+            ]
+        )
+    try:
+        manifest, plan = parse_manifest(props.get(names.KEY_MANIFEST, ""))
+    except (ValueError, RecursionError) as error:
+        raise Unusable([f"its manifest is damaged: {error}"]) from None
+    except EdgeStlError as error:
+        raise Unusable([f"its manifest is damaged: {error}"]) from None
+    reasons = disagreements(manifest, plan)
+    if len(data) > plan.limits.max_branch_bytes:
+        reasons.append(
+            f"has {len(data)} bytes; its plan allows {plan.limits.max_branch_bytes} (limits."
+            "max_branch_bytes)"
+        )
+    if reasons:
+        raise Unusable(reasons)
+    parameters = _parameters(model, branch_shapes(plan, manifest.branch))
+    if build_branch(manifest, plan, parameters) != data:
+        raise Unusable(
+            [
+                "is not byte for byte what an agent writes for these numbers; it was edited or "
+                "saved again by another program. Copy the original from its box"
+            ]
+        )
+    return BranchFile(name, manifest, plan, parameters, sha256(data), len(data))
+
+
+def _parameters(
+    model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]
+) -> dict[str, NDArray[np.float32]]:
+    """Return the tensors that ``shapes`` asks for.
+
+    Raises:
+        Unusable: with every tensor that is missing, unknown, ill-shaped or not finite.
+    """
+    given = {tensor.name: tensor for tensor in model.graph.initializer}
+    reasons = [f"tensor {name} is missing" for name in shapes if name not in given]
+    reasons += [f"tensor {name} is unknown to the plan's network" for name in given if name not in shapes]
+    if len(given) != len(model.graph.initializer):
+        reasons.append("a tensor name stands twice")
+    parameters = {}
+    for name, shape in shapes.items():
+        if name in given:
+            array = _tensor(given[name], shape, reasons)
+            if array is not None:
+                parameters[name] = array
+    if reasons:
+        raise Unusable(reasons)
+    return parameters
+
+
+def _tensor(
+    tensor: onnx.TensorProto, shape: tuple[int, ...], reasons: list[str]
+) -> NDArray[np.float32] | None:
+    if tuple(tensor.dims) != shape:
+        reasons.append(f"tensor {tensor.name} has shape {tuple(tensor.dims)}, the plan has {shape}")
+        return None
+    count = int(np.prod(shape, dtype=np.int64))
+    if (
+        tensor.data_type != TensorProto.FLOAT
+        or tensor.data_location != TensorProto.DEFAULT
+        or len(tensor.raw_data) != 4 * count
+    ):
+        reasons.append(f"tensor {tensor.name} is not {count} float32 numbers of raw data")
+        return None
+    array = np.frombuffer(tensor.raw_data, dtype="<f4").reshape(shape)
+    if not np.isfinite(array).all():
+        bad = int((~np.isfinite(array)).sum())
+        reasons.append(f"tensor {tensor.name} has {bad} numbers that are NaN or infinite")
+        return None
+    return array

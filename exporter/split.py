@@ -1,0 +1,123 @@
+"""The branch files back out of an ensemble, byte for byte, proved by their sha256."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from edge_stl.errors import DataError, EdgeStlError, IntegrityError
+from edge_stl.plan import Plan, plan_from_document
+from exporter import names
+from exporter.branch import branch_shapes, build_branch
+from exporter.ensemble import Options
+from exporter.manifest import Manifest, disagreements, manifest_of, sha256
+from exporter.read import BranchFile, Unusable, kind_of, metadata, parse_model
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is in an ensemble file.
+
+    Attributes:
+        plan: the common plan.
+        options: how it was merged.
+        scale: a of the fusion.
+        files: the branch files in it, in order; `branch_bytes` gives their bytes.
+        weights: one per file.
+    """
+
+    plan: Plan
+    options: Options
+    scale: float
+    files: tuple[BranchFile, ...]
+    weights: tuple[float, ...]
+
+
+def ensemble_record(model: onnx.ModelProto, *, name: str) -> dict[str, Any]:
+    """Return the JSON record of an ensemble: plan, options, manifests.
+
+    Raises:
+        DataError: the model is not an ensemble of ours.
+        IntegrityError: its record is damaged.
+    """
+    kind = kind_of(model)
+    if kind != names.ENSEMBLE:
+        what = "a branch file" if kind == names.BRANCH else "an ONNX file, but not one of edge-stl"
+        raise DataError(f"{name}: is {what}; expected an ensemble that 'edge-stl merge' wrote")
+    try:
+        record = json.loads(metadata(model).get(names.KEY_ENSEMBLE, ""))
+        if not isinstance(record, dict):
+            raise ValueError("not a table")  # noqa: TRY004, TRY301  (one way out for all damage)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(name, f"its record is no JSON ({error})") from None
+    return record
+
+
+def members_of(data: bytes, *, name: str) -> Content:
+    """Take an ensemble apart and prove that every branch file comes back as it went in.
+
+    Args:
+        data: bytes of the ensemble file.
+        name: what it is called in messages.
+
+    Raises:
+        DataError: the file is not an ensemble.
+        IntegrityError: a branch file does not come back with its recorded sha256.
+    """
+    try:
+        model = parse_model(data)
+    except Unusable as verdict:
+        raise DataError(f"{name}: {verdict}. Check the path") from None
+    record = ensemble_record(model, name=name)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    try:
+        plan = plan_from_document(record["plan"], where=f"{name}, its plan")
+        options = Options(**record["options"])
+        entries = [
+            (manifest_of(m["manifest"]), str(m["sha256"]), float(m["weight"]))
+            for m in record["members"]
+        ]
+        scale = float(record["scale"])
+    except EdgeStlError as error:
+        raise IntegrityError(str(error)) from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(name, f"its record is incomplete ({error})") from None
+    files = [_member(name, plan, manifest, digest, tensors) for manifest, digest, _ in entries]
+    return Content(plan, options, scale, tuple(files), tuple(weight for *_, weight in entries))
+
+
+def branch_bytes(file: BranchFile) -> bytes:
+    """Return the bytes of a branch file that was read or taken out of an ensemble."""
+    return build_branch(file.manifest, file.plan, file.parameters)
+
+
+def _member(
+    name: str, plan: Plan, manifest: Manifest, digest: str, tensors: dict[str, onnx.TensorProto]
+) -> BranchFile:
+    reasons = disagreements(manifest, plan)
+    if reasons:
+        raise _damaged(name, f"{manifest.id}: {'; '.join(reasons)}")
+    parameters = {}
+    for tensor_name, shape in branch_shapes(plan, manifest.branch).items():
+        tensor = tensors.get(f"{manifest.id}/{tensor_name}")
+        count = int(np.prod(shape, dtype=np.int64))
+        if tensor is None or tuple(tensor.dims) != shape or len(tensor.raw_data) != 4 * count:
+            raise _damaged(name, f"tensor {manifest.id}/{tensor_name} is missing or has another shape")
+        parameters[tensor_name] = np.frombuffer(tensor.raw_data, dtype="<f4").reshape(shape)
+    rebuilt = build_branch(manifest, plan, parameters)
+    if sha256(rebuilt) != digest:
+        raise _damaged(
+            name,
+            f"{manifest.id} comes back with sha256 {sha256(rebuilt)[:12]}, recorded is {digest[:12]}",
+        )
+    return BranchFile(f"{manifest.id}.onnx", manifest, plan, parameters, digest, len(rebuilt))
+
+
+def _damaged(name: str, what: str) -> IntegrityError:
+    return IntegrityError(
+        f"{name}: {what}; the file was changed after it was merged. Merge the branch files again"
+    )

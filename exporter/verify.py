@@ -1,0 +1,215 @@
+"""``check``: does a file hold what it must, and will the target load it?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto
+
+from edge_stl.errors import CheckError, EdgeStlError
+from exporter import names
+from exporter._session import check_model
+from exporter.branch import VECTOR_TOLERANCE, build_branch, vector_difference
+from exporter.ensemble import build_ensemble
+from exporter.read import BranchFile, Unusable, branch_from_bytes, kind_of, parse_model, read_bytes
+from exporter.split import members_of
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a runtime loads at most.
+
+    Attributes:
+        opset: highest opset of the default domain.
+        ir_version: highest file-format number.
+        subgraphs: whether ``If`` and its kind are safe.
+        portable_operators: whether only the operators of our own graphs are known to load.
+    """
+
+    opset: int
+    ir_version: int
+    subgraphs: bool
+    portable_operators: bool = True
+
+
+TARGETS = {
+    "portable": Target(opset=17, ir_version=8, subgraphs=False),
+    "jetpack5": Target(opset=17, ir_version=9, subgraphs=False),
+    "jetpack6": Target(opset=17, ir_version=9, subgraphs=True),
+    "web": Target(opset=20, ir_version=10, subgraphs=True),
+    "latest": Target(opset=26, ir_version=13, subgraphs=True, portable_operators=False),
+}
+"""Limits of the runtimes: TensorRT 8.5 and onnxruntime 1.16 (JetPack 5), TensorRT 8.6 and
+onnxruntime 1.17 (JetPack 6.0), onnxruntime-web, onnxruntime 1.31."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as the target needs it."""
+
+    what: str
+    where: str
+    fix: str
+
+
+def check_path(path: Path, *, target: str = "portable") -> list[Finding]:
+    """Check a file: the integrity of ours, and the limits of the target for any ONNX model.
+
+    Args:
+        path: a branch file, an ensemble, or any ONNX model.
+        target: one of `TARGETS`.
+
+    Returns:
+        the findings, empty when all is well.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    data = read_bytes(path)
+    try:
+        model = parse_model(data)
+    except Unusable as verdict:
+        return [Finding(str(verdict), path.name, "copy the file again from where it was made")]
+    findings = []
+    try:
+        check_model(data, path.name)
+    except CheckError as error:
+        what = str(error).removeprefix(f"{path.name}: ")
+        findings.append(Finding(what, path.name, "make the file again"))
+    findings += lint(model, target=target)
+    findings += _integrity(data, kind_of(model), path.name)
+    return findings
+
+
+def lint(model: onnx.ModelProto, *, target: str) -> list[Finding]:
+    """Compare a model with what a target loads: versions, operators, shapes, one file."""
+    limits = TARGETS[target]
+    findings = []
+    opsets = {opset.domain or "ai.onnx": opset.version for opset in model.opset_import}
+    if opsets.get("ai.onnx", 0) > limits.opset:
+        findings.append(
+            Finding(
+                f"opset {opsets['ai.onnx']}, {target} loads up to {limits.opset}",
+                "opset_import",
+                f"export at opset {limits.opset}",
+            )
+        )
+    if model.ir_version > limits.ir_version:
+        findings.append(
+            Finding(
+                f"IR version {model.ir_version}, {target} loads up to {limits.ir_version}",
+                "ir_version",
+                f"save with IR version {limits.ir_version}",
+            )
+        )
+    findings += [
+        Finding(f"operators of domain {domain}", "opset_import", "use standard operators only")
+        for domain in sorted(opsets)
+        if domain != "ai.onnx"
+    ]
+    if model.functions:
+        findings.append(Finding("local functions", "functions", "inline them"))
+    findings += _node_findings(model, limits, target)
+    findings += _tensor_findings(model)
+    return findings
+
+
+def _node_findings(model: onnx.ModelProto, limits: Target, target: str) -> list[Finding]:
+    findings = []
+    consumers: dict[str, set[str]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            consumers.setdefault(name, set()).add(node.op_type)
+        has_subgraph = any(
+            attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+            for attribute in node.attribute
+        )
+        if has_subgraph and not limits.subgraphs:
+            findings.append(
+                Finding(f"{node.op_type} with a subgraph", node.name, f"{target} may refuse it; "
+                        "merge without --cascade" if node.op_type == "If" else "avoid it")
+            )
+        elif (
+            limits.portable_operators
+            and not has_subgraph
+            and node.op_type not in names.PORTABLE_OPERATORS
+        ):
+            findings.append(
+                Finding(
+                    f"operator {node.op_type} is not on the list that was checked for {target}",
+                    node.name,
+                    "replace it, or try it on the target",
+                )
+            )
+    for entry in model.graph.input:
+        uint8 = entry.type.tensor_type.elem_type == TensorProto.UINT8
+        if uint8 and consumers.get(entry.name, set()) - {"Cast"}:
+            findings.append(
+                Finding("uint8 input not followed by Cast alone", entry.name, "put a Cast first")
+            )
+    return findings
+
+
+def _tensor_findings(model: onnx.ModelProto) -> list[Finding]:
+    findings = [
+        Finding("tensor kept in another file", tensor.name, "save the model as one file")
+        for tensor in model.graph.initializer
+        if tensor.data_location == TensorProto.EXTERNAL
+    ]
+    for entry in (*model.graph.input, *model.graph.output):
+        dims = entry.type.tensor_type.shape.dim
+        loose = [i for i, dim in enumerate(dims) if i > 0 and not dim.HasField("dim_value")]
+        if loose:
+            findings.append(
+                Finding(f"dimensions {loose} are not fixed", entry.name, "fix all but the batch")
+            )
+    return findings
+
+
+def _integrity(data: bytes, kind: str | None, name: str) -> list[Finding]:
+    """Check what only our own files promise: canonical bytes, digests, test vectors."""
+    if kind == names.BRANCH:
+        try:
+            file = branch_from_bytes(data, name=name)
+        except Unusable as verdict:
+            return [
+                Finding(reason, name, "copy the original from its box") for reason in verdict.reasons
+            ]
+        return _vector_findings(file)
+    if kind == names.ENSEMBLE:
+        try:
+            content = members_of(data, name=name)
+        except EdgeStlError as error:
+            what = str(error).removeprefix(f"{name}: ")
+            return [Finding(what, name, "merge the branch files again")]
+        findings = [f for file in content.files for f in _vector_findings(file)]
+        rebuilt = build_ensemble(
+            content.files, content.weights, options=content.options, scale=content.scale
+        )
+        if rebuilt != data:
+            findings.append(
+                Finding(
+                    "not byte for byte what merge writes for its branches: edited, saved by another "
+                    "program, or made by another version of edge-stl",
+                    name,
+                    "merge the branch files again",
+                )
+            )
+        return findings
+    return []
+
+
+def _vector_findings(file: BranchFile) -> list[Finding]:
+    model = build_branch(file.manifest, file.plan, file.parameters)
+    difference = vector_difference(file.manifest, file.plan, model)
+    if difference <= VECTOR_TOLERANCE:
+        return []
+    return [
+        Finding(
+            f"test vector differs by {difference:.1e}, expected at most {VECTOR_TOLERANCE:.0e}",
+            file.manifest.id,
+            "train the branch again, or report this machine's onnxruntime",
+        )
+    ]
