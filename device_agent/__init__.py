@@ -1,0 +1,1 @@
+"""What runs on a box: images in, branch files out."""

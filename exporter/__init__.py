@@ -1,0 +1,1 @@
+"""Branch files and ensembles: build, read, merge, split, check. Nothing here needs torch."""

@@ -9,8 +9,6 @@ The result is band-major, as the branches read it. Periodization is Slice and Co
 ``Pad(mode="wrap")`` is not legal at opset 17; folded filters wrap at most once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -66,7 +64,9 @@ class BankNodes:
         if list(bands) == members:
             return value
         channels = [
-            members.index(band) * self._channels + c for band in bands for c in range(self._channels)
+            members.index(band) * self._channels + c
+            for band in bands
+            for c in range(self._channels)
         ]
         index = self._graph.constant(f"{output}.index", np.array(channels, dtype=np.int64))
         return self._graph.node("Gather", [value, index], output, axis=1)

@@ -10,8 +10,6 @@ classes it never saw are exactly 0)::
 Temperature, prior and weight are initializers of their own, so that they can be read in the file.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A small builder of ONNX graphs: nodes and raw initializers in, canonical bytes out."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

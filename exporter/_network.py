@@ -5,8 +5,6 @@ shift``. A mean over the plane is an `AveragePool` as large as the plane, which 
 TensorRT take where `ReduceMean` is not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,7 +14,7 @@ from edge_stl.plan import networks as nets
 from exporter._graph import Graph
 
 
-def add_network(
+def add_network(  # noqa: C901  (one case per layer)
     graph: Graph,
     layers: tuple[nets.Layer, ...],
     parameters: Mapping[str, NDArray[np.float32]],
@@ -74,9 +72,7 @@ def add_network(
             case nets.Relu():
                 current = graph.node("Relu", [current], out)
             case nets.MaxPool():
-                current = graph.node(
-                    "MaxPool", [current], out, kernel_shape=[2, 2], strides=[2, 2]
-                )
+                current = graph.node("MaxPool", [current], out, kernel_shape=[2, 2], strides=[2, 2])
             case nets.GlobalAveragePool():
                 pooled = graph.node(
                     "AveragePool", [current], f"{out}.plane", kernel_shape=list(step.before[1:])

@@ -1,7 +1,5 @@
 """The two judges of every file that is written: ONNX's full checker, and onnxruntime."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,14 +18,14 @@ def check_model(model: bytes, where: str) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
         session(model)
-    except Exception as error:  # both raise several unrelated types
+    except Exception as error:  # noqa: BLE001  (both raise several unrelated types)
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckError(f"{where}: not a valid model: {first}") from None
 
 
 def session(model: bytes, *, threads: int = 1) -> Any:
     """Return an onnxruntime session on the CPU, quiet and without spinning threads."""
-    import onnxruntime as ort  # noqa: PLC0415  (a desk that only inspects does not pay for it)
+    import onnxruntime as ort  # a desk that only inspects does not pay for it
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads

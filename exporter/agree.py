@@ -1,7 +1,5 @@
 """May these branch files be merged, and if not, every reason why. Nothing is built here."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,7 +64,7 @@ def agree(files: Sequence[BranchFile]) -> Agreement:
     by_id: dict[str, dict[str, BranchFile]] = defaultdict(dict)
     for file in fitting:
         by_id[file.manifest.id].setdefault(file.sha256, file)
-    accepted = []
+    accepted: list[BranchFile] = []
     for identity, versions in by_id.items():
         if len(versions) == 1:
             accepted += versions.values()
@@ -89,7 +87,7 @@ def agree(files: Sequence[BranchFile]) -> Agreement:
 
 
 def _common_plan(files: Sequence[BranchFile]) -> tuple[Plan, tuple[str, ...]]:
-    """Return the plan of most files, by distinct boxes and branches; a tie goes to the smallest digest."""
+    """Return the plan that most branches have; a tie goes to the smallest digest."""
     votes = Counter({digest: len(ids) for digest, ids in _ids_of_plan(files).items()})
     ranking = sorted(votes, key=lambda digest: (-votes[digest], digest))
     plan = next(file.plan for file in files if file.plan.digest == ranking[0])
@@ -118,7 +116,7 @@ def _differences(plan: Plan, common: Plan) -> list[str]:
             less = sorted(set(common.classes) - set(plan.classes))
             text = [f"more {more}"] * bool(more) + [f"missing {less}"] * bool(less)
             reasons.append(f"its classes differ: {', '.join(text)}")
-    for key in ("input", "transform", "branches", "training", "augment", "fusion"):
-        if getattr(plan, key) != getattr(common, key):
-            reasons.append(f"its [{key}] differs")
-    return reasons
+    tables = ("input", "transform", "branches", "training", "augment", "fusion")
+    return reasons + [
+        f"its [{t}] differs" for t in tables if getattr(plan, t) != getattr(common, t)
+    ]

@@ -4,8 +4,6 @@ The graph depends on the plan alone, so the merger rebuilds it from the plan and
 numbers from a file. Nothing here needs torch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np
@@ -19,6 +17,7 @@ from exporter._graph import Graph, value
 from exporter._network import add_network
 from exporter._session import check_model, run
 from exporter.manifest import Manifest, manifest_text, vector_input
+
 
 Parameters = Mapping[str, NDArray[np.float32]]
 VECTOR_TOLERANCE = 1e-3

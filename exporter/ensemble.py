@@ -9,8 +9,6 @@ A branch trained at native resolution r gets exactly what its box had: the image
 from R to r, then the bank of r.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -27,6 +25,7 @@ from exporter._graph import Graph, value
 from exporter._network import add_network
 from exporter.manifest import canonical_json
 from exporter.read import BranchFile
+
 
 Layout = Literal["nhwc", "nchw"]
 PIXEL_SCALE = 255.0

@@ -1,7 +1,5 @@
 """What a file says of itself, as plain values; any ONNX file has at least a kind and versions."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -3,8 +3,6 @@
 It holds no path, no file name, no image, no host name and no time.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from typing import Annotated, Any, Literal
@@ -16,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edge_stl.fusion import Member
 from edge_stl.plan import NAME_PATTERN, Plan, describe, plan_from_document
 from exporter import names
+
 
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -82,7 +81,9 @@ class Manifest(_Record):
     validation: Validation
     temperature: Annotated[float, Field(gt=0, le=1e6)]
     training: TrainingRecord
-    versions: dict[Annotated[str, Field(pattern="^[a-z_]{1,32}$")], Annotated[str, Field(max_length=64)]]
+    versions: dict[
+        Annotated[str, Field(pattern="^[a-z_]{1,32}$")], Annotated[str, Field(max_length=64)]
+    ]
     test_vector: TestVector
 
     @property
@@ -149,16 +150,14 @@ def disagreements(manifest: Manifest, plan: Plan) -> list[str]:
     reasons = []
     if manifest.plan_digest != plan.digest:
         reasons.append(
-            f"says plan digest {manifest.plan_digest[:12]}, but the plan in it has {plan.digest[:12]}"
+            f"says plan digest {manifest.plan_digest[:12]}, the plan in it has {plan.digest[:12]}"
         )
     for part, counts in (
         ("train", manifest.images.train),
         ("validation", manifest.images.validation),
     ):
         if len(counts) != classes:
-            reasons.append(
-                f"images.{part} counts {len(counts)} classes, the plan has {classes}"
-            )
+            reasons.append(f"images.{part} counts {len(counts)} classes, the plan has {classes}")
     if not any(manifest.images.train):
         reasons.append("images.train counts no image at all")
     vector = manifest.test_vector.logits

@@ -1,7 +1,5 @@
 """Branch files to one ensemble file: read, agree, weigh, build, prove."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from exporter.ensemble import Options, build_ensemble, class_prior
 from exporter.manifest import sha256
 from exporter.read import BranchFile
 from exporter.split import members_of
+
 
 WEIGHT_RULES = (*DATA_FREE, "plan")
 SCALE = 1.0
@@ -53,9 +52,7 @@ class Merged:
         return largest_change(self.weights[index], scale=SCALE)
 
 
-def merge_paths(
-    paths: Sequence[Path], *, options: Options, skip_refused: bool = False
-) -> Merged:
+def merge_paths(paths: Sequence[Path], *, options: Options, skip_refused: bool = False) -> Merged:
     """Merge branch files from disk.
 
     Args:
@@ -133,7 +130,9 @@ def change_ensemble(
         keep = [f for f in keep if f not in gone]
     added, refused = read_all(add)
     if not keep and not added:
-        raise UsageError(f"{name}: removing {', '.join(remove)} leaves no branch; delete the file instead")
+        raise UsageError(
+            f"{name}: removing {', '.join(remove)} leaves no branch; delete the file instead"
+        )
     return merge_files(
         [*keep, *added],
         options=options or content.options,
@@ -199,9 +198,7 @@ def _prove(
     expected, expected_rows = fuse(
         logits, members, weights, prior=np.array(class_prior(plan)), scale=SCALE
     )
-    worst = max(
-        float(np.abs(got - expected).max()), float(np.abs(rows - expected_rows).max())
-    )
+    worst = max(float(np.abs(got - expected).max()), float(np.abs(rows - expected_rows).max()))
     if not worst <= _PROOF_TOLERANCE:
         raise CheckError(
             f"ensemble: the graph and the formulas differ by {worst:.1e}; expected at most "
@@ -226,7 +223,7 @@ def branch_logits(file: BranchFile, images: NDArray[np.uint8]) -> NDArray[np.flo
 
 def native_bands(file: BranchFile, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the bands ``(N, C * B, h, w)`` float32 that a branch reads, by the numpy reference."""
-    from edge_stl.bands import bank  # noqa: PLC0415  (keeps PyWavelets out of a plain import)
+    from edge_stl.bands import bank  # keeps PyWavelets out of a plain import
 
     plan, manifest = file.plan, file.manifest
     branch = plan.branch(manifest.branch)

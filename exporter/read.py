@@ -5,9 +5,6 @@ the plan's names and shapes and be finite, and the file must equal, byte for byt
 numbers rebuild to: then it is what an agent wrote, and `split` can give it back.
 """
 
-from __future__ import annotations
-
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from edge_stl.plan import Plan
 from exporter import names
 from exporter.branch import branch_shapes, build_branch
 from exporter.manifest import Manifest, disagreements, parse_manifest, sha256
+
 
 MAX_FILE_BYTES = 2_000_000_000
 """Cap before any plan is known; protobuf itself ends at 2 GiB."""
@@ -70,12 +68,16 @@ def read_bytes(path: Path) -> bytes:
         if not path.is_file():
             what = "not a regular file" if path.exists() else "there is no such file"
             raise DataError(f"{path}: {what}; expected an ONNX file. Check the path")
-        size = os.stat(path).st_size
+        size = path.stat().st_size
         if size > MAX_FILE_BYTES:
-            raise DataError(f"{path}: {size} bytes; a model of edge-stl has at most {MAX_FILE_BYTES}")
+            raise DataError(
+                f"{path}: {size} bytes; a model of edge-stl has at most {MAX_FILE_BYTES}"
+            )
         return path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}). Check its permissions") from None
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}). Check its permissions"
+        ) from None
 
 
 def parse_model(data: bytes) -> onnx.ModelProto:
@@ -168,7 +170,9 @@ def _parameters(
     """
     given = {tensor.name: tensor for tensor in model.graph.initializer}
     reasons = [f"tensor {name} is missing" for name in shapes if name not in given]
-    reasons += [f"tensor {name} is unknown to the plan's network" for name in given if name not in shapes]
+    reasons += [
+        f"tensor {name} is unknown to the plan's network" for name in given if name not in shapes
+    ]
     if len(given) != len(model.graph.initializer):
         reasons.append("a tensor name stands twice")
     parameters = {}

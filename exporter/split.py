@@ -1,7 +1,5 @@
 """The branch files back out of an ensemble, byte for byte, proved by their sha256."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -106,13 +104,15 @@ def _member(
         tensor = tensors.get(f"{manifest.id}/{tensor_name}")
         count = int(np.prod(shape, dtype=np.int64))
         if tensor is None or tuple(tensor.dims) != shape or len(tensor.raw_data) != 4 * count:
-            raise _damaged(name, f"tensor {manifest.id}/{tensor_name} is missing or has another shape")
+            raise _damaged(
+                name, f"tensor {manifest.id}/{tensor_name} is missing or has another shape"
+            )
         parameters[tensor_name] = np.frombuffer(tensor.raw_data, dtype="<f4").reshape(shape)
     rebuilt = build_branch(manifest, plan, parameters)
     if sha256(rebuilt) != digest:
         raise _damaged(
             name,
-            f"{manifest.id} comes back with sha256 {sha256(rebuilt)[:12]}, recorded is {digest[:12]}",
+            f"{manifest.id} comes back as {sha256(rebuilt)[:12]}, its recorded sha256 is {digest[:12]}",
         )
     return BranchFile(f"{manifest.id}.onnx", manifest, plan, parameters, digest, len(rebuilt))
 

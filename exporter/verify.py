@@ -1,7 +1,5 @@
 """``check``: does a file hold what it must, and will the target load it?"""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,8 +126,13 @@ def _node_findings(model: onnx.ModelProto, limits: Target, target: str) -> list[
         )
         if has_subgraph and not limits.subgraphs:
             findings.append(
-                Finding(f"{node.op_type} with a subgraph", node.name, f"{target} may refuse it; "
-                        "merge without --cascade" if node.op_type == "If" else "avoid it")
+                Finding(
+                    f"{node.op_type} with a subgraph",
+                    node.name,
+                    f"{target} may refuse it; merge without --cascade"
+                    if node.op_type == "If"
+                    else "avoid it",
+                )
             )
         elif (
             limits.portable_operators
@@ -175,7 +178,8 @@ def _integrity(data: bytes, kind: str | None, name: str) -> list[Finding]:
             file = branch_from_bytes(data, name=name)
         except Unusable as verdict:
             return [
-                Finding(reason, name, "copy the original from its box") for reason in verdict.reasons
+                Finding(reason, name, "copy the original from its box")
+                for reason in verdict.reasons
             ]
         return _vector_findings(file)
     if kind == names.ENSEMBLE:
@@ -191,8 +195,8 @@ def _integrity(data: bytes, kind: str | None, name: str) -> list[Finding]:
         if rebuilt != data:
             findings.append(
                 Finding(
-                    "not byte for byte what merge writes for its branches: edited, saved by another "
-                    "program, or made by another version of edge-stl",
+                    "not byte for byte what merge writes for its branches: edited, saved by "
+                    "another program, or made by another version of edge-stl",
                     name,
                     "merge the branch files again",
                 )

@@ -5,8 +5,6 @@ is PyWavelets' divided by ``2^k`` and a block-DCT band is ``scipy.fft.dctn(norm=
 divided by b. Applied along rows (axis 0) and columns (axis 1), each axis carries the root of it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -67,7 +65,7 @@ class Bank:
         height, width = image.shape[-2:]
         out: dict[str, NDArray[np.floating]] = {}
         for band in self.bands:
-            out[band.name] = sum(  # type: ignore[assignment]  # never empty: a band has a term
+            out[band.name] = sum(
                 _matrix(rows, height, image.dtype) @ image @ _matrix(cols, width, image.dtype).T
                 for rows, cols in band.analysis
             )
@@ -100,14 +98,18 @@ class Bank:
             height, width = values.shape[-2] * stride, values.shape[-1] * stride
             for rows, cols in own[name].synthesis:
                 part = (
-                    _matrix(rows, height, values.dtype).T @ values @ _matrix(cols, width, values.dtype)
+                    _matrix(rows, height, values.dtype).T
+                    @ values
+                    @ _matrix(cols, width, values.dtype)
                 )
                 image = part if image is None else image + part
         assert image is not None  # noqa: S101  (a band has at least one term)
         return image
 
 
-def bank(transform: Transform, *, native_level: int = 0, bands: Sequence[str] | None = None) -> Bank:
+def bank(
+    transform: Transform, *, native_level: int = 0, bands: Sequence[str] | None = None
+) -> Bank:
     """Return the filters of ``bands`` for a box at ``R / 2^native_level``.
 
     Args:
@@ -154,7 +156,7 @@ def _wavelet_axis(wavelet: str, depth: int, *, detail: bool = False) -> tuple[Fi
     PyWavelets computes ``y[n] = sum_k dec[k] x[2n + L/2 - k]``; as a correlation that is the
     flipped taps with offset ``L/2 - 1``. Its synthesis scatters ``rec`` with the same offset.
     """
-    import pywt  # noqa: PLC0415  (a room that only predicts never needs it)
+    import pywt  # a room that only predicts never needs it
 
     if depth == 0:
         return IDENTITY, IDENTITY
@@ -172,7 +174,7 @@ def _wavelet_axis(wavelet: str, depth: int, *, detail: bool = False) -> tuple[Fi
 
 
 def _dct_axis(block: int, frequency: int) -> tuple[Filter, Filter]:
-    """Return row ``frequency`` of the orthonormal DCT-II matrix, divided by sqrt(block), and back."""
+    """Return row ``frequency`` of the orthonormal DCT-II over sqrt(block), and the way back."""
     scale = math.sqrt((1.0 if frequency == 0 else 2.0) / block)
     taps = tuple(
         scale * math.cos(math.pi * (2 * i + 1) * frequency / (2 * block)) for i in range(block)

@@ -9,8 +9,6 @@ same index, with everything taken modulo the size of the signal (``periodization
     ... x[-2] x[-1] | x[0] x[1] ... x[size-1] | x[0] x[1] ...      the signal goes on as itself
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +29,7 @@ class Filter:
     stride: int
     offset: int
 
-    def then(self, inner: Filter) -> Filter:
+    def then(self, inner: "Filter") -> "Filter":
         """Return the one filter that equals ``self`` followed by ``inner``.
 
         Substituting y into ``z[n] = sum_k b[k] y[s2 n + k - o2]`` gives taps ``a * (b upsampled
@@ -47,11 +45,11 @@ class Filter:
             offset=self.offset + self.stride * inner.offset,
         )
 
-    def scaled(self, factor: float) -> Filter:
+    def scaled(self, factor: float) -> "Filter":
         """Return the filter with every tap times ``factor``."""
         return Filter(tuple(t * factor for t in self.taps), self.stride, self.offset)
 
-    def folded(self, size: int) -> Filter:
+    def folded(self, size: int) -> "Filter":
         """Return an equal filter for signals of ``size`` samples that wraps at most once.
 
         A filter longer than the signal meets every sample several times; taps that meet the same
@@ -78,7 +76,7 @@ class Filter:
         return self.offset, after
 
     def matrix(self, size: int) -> NDArray[np.float64]:
-        """Return the analysis as a matrix ``(size // stride, size)`` float64; synthesis is its transpose."""
+        """Return analysis as ``(size // stride, size)`` float64; synthesis is its transpose."""
         if size % self.stride:
             raise ValueError(f"size {size} is not a multiple of the stride {self.stride}")
         outputs = size // self.stride

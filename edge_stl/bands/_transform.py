@@ -9,11 +9,10 @@ All of this is arithmetic on names: no filter and no pixel is touched. A box wor
   ``max(u, v) < b / 2^k``, because a box at native level k takes the DCT of size ``b / 2^k``.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Literal
+
 
 Kind = Literal["wavelet", "dct"]
 
@@ -43,7 +42,9 @@ class Transform:
     def bands(self) -> tuple[str, ...]:
         """Return the critically sampled bands, coarse to fine: enough for synthesis."""
         if self.kind == "dct":
-            return tuple(name for level in range(self.levels, -1, -1) for name in self._shell(level))
+            return tuple(
+                name for level in range(self.levels, -1, -1) for name in self._shell(level)
+            )
         details = (f"c{letter}{j}" for j in range(self.levels, 0, -1) for letter in "HVD")
         return (f"cA{self.levels}", *details)
 
@@ -99,9 +100,7 @@ class Transform:
         """Return the DCT bands that appear when the block grows from ``b/2^(level+1)``."""
         side = self.block >> level
         inner = side >> 1 if level < self.levels else 0
-        return tuple(
-            f"dct{u}{v}" for u in range(side) for v in range(side) if max(u, v) >= inner
-        )
+        return tuple(f"dct{u}{v}" for u in range(side) for v in range(side) if max(u, v) >= inner)
 
     def _parse(self, band: str) -> tuple[str, int]:
         match = _WAVELET_BAND.fullmatch(band)
@@ -119,12 +118,16 @@ class Transform:
         """Return the short form that the command line takes, like ``db2`` or ``dct:4``."""
         if self.kind == "dct":
             return f"dct:{self.block}"
-        return f"{self.wavelet}, {self.levels} levels" if self.levels != 1 else f"{self.wavelet}, 1 level"
+        return (
+            f"{self.wavelet}, {self.levels} levels"
+            if self.levels != 1
+            else f"{self.wavelet}, 1 level"
+        )
 
 
 def wavelet_names() -> tuple[str, ...]:
     """Return PyWavelets' discrete wavelets that are orthogonal or biorthogonal, sorted."""
-    import pywt  # noqa: PLC0415  (only a box and a desk that builds graphs need it)
+    import pywt  # only a box and a desk that builds graphs need it
 
     found = []
     for name in pywt.wavelist(kind="discrete"):

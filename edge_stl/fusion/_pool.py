@@ -13,14 +13,13 @@ A box with a single class adds no evidence: it never saw anything that the class
 apart from. `exporter` builds the same formulas as ONNX nodes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
 
 CLIP = 0.01
 """e: no branch's belief counts as more than 0.99 or less than 0.01."""
@@ -58,7 +57,8 @@ class Member:
 def log_prior(counts: Sequence[int]) -> NDArray[np.float64]:
     """Return ``log prior_k`` over the seen classes, ``(|S_k|,)`` float64."""
     seen = np.array([n for n in counts if n > 0], dtype=np.float64)
-    return np.log((seen + 1) / (seen.sum() + seen.size))
+    shares: NDArray[np.float64] = np.log((seen + 1) / (seen.sum() + seen.size))
+    return shares
 
 
 def member_probabilities(logits: NDArray[np.floating], member: Member) -> NDArray[np.float64]:
@@ -131,4 +131,5 @@ def largest_change(weight: float, *, scale: float = 1.0, clip: float = CLIP) -> 
 def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return softmax over the last axis."""
     exponent = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return exponent / exponent.sum(axis=-1, keepdims=True)
+    shares: NDArray[np.float64] = exponent / exponent.sum(axis=-1, keepdims=True)
+    return shares

@@ -1,11 +1,10 @@
 """How good probabilities are: accuracy, macro accuracy, log-loss, calibration error."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
 
 BINS = 15
 _TINY = 1e-12

@@ -1,7 +1,5 @@
 """The weight rules that need no data: what a desk can know from the manifests alone."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -9,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_stl.fusion._pool import Member
+
 
 GEOMETRIC_P = 0.5
 """p of the paper's ``p (1 - p)^rank``."""
@@ -61,7 +60,7 @@ def _capped(
             break
         total[takers] += excess * total[takers] / total[takers].sum()
     capped = weights * (total / np.where(original > 0, original, 1.0))[index]
-    return capped / capped.sum()
+    return _normalized(capped)
 
 
 def uniform_weights(members: Sequence[Member]) -> NDArray[np.float64]:
@@ -80,7 +79,7 @@ def geometric_weights(members: Sequence[Member], *, p: float = GEOMETRIC_P) -> N
     )
     weights = np.zeros(len(members))
     weights[order] = p * (1 - p) ** np.arange(len(members))
-    return weights / weights.sum()
+    return _normalized(weights)
 
 
 def plan_weights(members: Sequence[Member], declared: Mapping[str, float]) -> NDArray[np.float64]:
@@ -95,7 +94,13 @@ def plan_weights(members: Sequence[Member], declared: Mapping[str, float]) -> ND
         weights[own] /= sum(m.images for m in members if m.branch == branch)
     if not weights.sum() > 0:
         raise ValueError(f"the plan's weights {dict(declared)} are 0 for every branch given")
-    return weights / weights.sum()
+    return _normalized(weights)
+
+
+def _normalized(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return weights that sum to 1."""
+    shares: NDArray[np.float64] = weights / weights.sum()
+    return shares
 
 
 DATA_FREE: dict[str, Callable[[Sequence[Member]], NDArray[np.float64]]] = {

@@ -1,6 +1,6 @@
 """The plan: validated, frozen, with canonical bytes and a digest; and the networks it can name."""
 
-from edge_stl.plan import _networks as networks
+from edge_stl.plan import networks as networks
 from edge_stl.plan._file import (
     describe as describe,
     plan_from_document as plan_from_document,

@@ -1,7 +1,5 @@
 """Reading and writing ``plan.toml``; every refusal is one line."""
 
-from __future__ import annotations
-
 import json
 import tomllib
 from pathlib import Path
@@ -12,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from edge_stl.errors import UsageError
 from edge_stl.plan._nearest import nearest
 from edge_stl.plan._plan import Plan
+
 
 _MAX_BYTES = 4_000_000  # a plan of ten thousand classes is a tenth of that
 
@@ -62,7 +61,7 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
 
 def _describe_one(problem: dict[str, Any], model: type[BaseModel]) -> str:
     where = ".".join(str(part) for part in problem["loc"])
-    kind, message = problem["type"], problem["msg"]
+    kind, message = problem["type"], str(problem["msg"])
     if kind == "value_error":
         text = message.removeprefix("Value error, ")
         if where and not text.startswith(where):
@@ -87,5 +86,7 @@ def _keys_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
             continue
         annotation = here.model_fields[part].annotation
         candidates = [annotation, *get_args(annotation)]
-        here = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        here = next(
+            (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None
+        )
     return list(here.model_fields) if here is not None else []

@@ -1,9 +1,8 @@
 """The end of a refusal: the nearest valid name, or all of them when they are few."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
+
 
 _FEW = 12
 

@@ -1,7 +1,5 @@
 """A new plan from a few choices, and its text as a commented TOML file."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence
@@ -12,6 +10,7 @@ from edge_stl.errors import UsageError
 from edge_stl.plan._file import plan_from_document
 from edge_stl.plan._nearest import nearest
 from edge_stl.plan._plan import Plan
+
 
 BranchKind = Literal["single", "detail", "context", "all"]
 _DEFAULT_LEVELS = 2

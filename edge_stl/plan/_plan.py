@@ -1,7 +1,5 @@
 """The plan: what every box agrees on before it looks at a pixel."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from functools import cached_property
@@ -10,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from edge_stl.bands import Transform, wavelet_names
-from edge_stl.plan import _networks as networks
+from edge_stl.plan import networks
 from edge_stl.plan._nearest import nearest
 from edge_stl.plan._sections import (
     Augment,
@@ -53,7 +51,9 @@ class Plan(Section):
             problems += [*self._branch_problems()]
         if len(set(self.classes)) < len(self.classes):
             twice = sorted({c for c in self.classes if self.classes.count(c) > 1})
-            problems.append(f"classes: {twice} stand more than once; every class needs its own name")
+            problems.append(
+                f"classes: {twice} stand more than once; every class needs its own name"
+            )
         problems += self._fusion_problems()
         if problems:
             raise ValueError("; ".join(problems))
@@ -63,7 +63,9 @@ class Plan(Section):
         section, resolution = self.transform, self.input.resolution
         if section.kind == "wavelet":
             if section.size is not None:
-                return ["transform.size: belongs to kind 'dct'; a wavelet has 'wavelet' and 'levels'"]
+                return [
+                    "transform.size: belongs to kind 'dct'; a wavelet has 'wavelet' and 'levels'"
+                ]
             if section.wavelet is None or section.levels is None:
                 return ["transform: kind 'wavelet' needs the keys 'wavelet' and 'levels'"]
             if section.wavelet not in wavelet_names():
@@ -120,7 +122,9 @@ class Plan(Section):
             ]
             missing = [name for name in self.classes if name not in prior]
             if missing:
-                problems.append(f"fusion.prior: classes {missing} are missing; it needs a share of each")
+                problems.append(
+                    f"fusion.prior: classes {missing} are missing; it needs a share of each"
+                )
         if weights is not None:
             names = [branch.name for branch in self.branches]
             problems += [

@@ -1,17 +1,16 @@
 """The tables of a plan file, each frozen and strict: an unknown key or a wrong type is refused."""
 
-from __future__ import annotations
-
 import unicodedata
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+
 NAME_PATTERN = r"[a-z0-9][a-z0-9-]{0,31}"
 
 
 def _text(value: str) -> str:
-    """Normalize to NFC, so that one visible name is one name, and refuse what a path cannot hold."""
+    """Normalize to NFC, so that one visible name is one name; refuse what no path can hold."""
     text = unicodedata.normalize("NFC", value)
     if not text or text != text.strip() or text.startswith("."):
         raise ValueError("must not be empty, begin with '.', or have spaces around it")
@@ -65,10 +64,10 @@ class Training(Section):
     epochs: int = Field(default=30, ge=1, le=100_000)
     seed: int = Field(default=0, ge=0, lt=2**63)
     validation: float = Field(default=0.1, ge=0, le=0.5)
-    batch_size: int = Field(default=64, ge=2, le=65_536)
+    batch_size: int = Field(default=32, ge=2, le=65_536)
     learning_rate: Positive = 0.003
-    weight_decay: NotNegative = 0.05
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    weight_decay: NotNegative = 0.01
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
 
 
 class Augment(Section):

@@ -1,16 +1,15 @@
 """Run an ensemble with numpy and onnxruntime alone."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_stl.errors import DataError, UsageError
+
 
 Image = str | Path | NDArray[np.uint8]
 _BATCH = 64
@@ -49,7 +48,7 @@ class Ensemble:
             self.classes: tuple[str, ...] = tuple(plan["classes"])
             self.resolution: int = plan["input"]["resolution"]
             self.channels: int = plan["input"].get("channels", 3)
-            self.fit: str = plan["input"].get("fit", "crop")
+            self.fit: Literal["crop", "pad", "stretch"] = plan["input"].get("fit", "crop")
             limits = plan.get("limits", {})
             self._max_pixels: int = limits.get("max_image_pixels", 100_000_000)
             self._max_bytes: int = limits.get("max_image_bytes", 100_000_000)
@@ -87,9 +86,7 @@ class Ensemble:
             return empty[:, 0], empty
         return self.run(np.stack(batch))
 
-    def run(
-        self, pixels: NDArray[np.uint8]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Answer prepared pixels ``(N, R, R, C)`` uint8, as `predict`, in batches of 64."""
         parts = []
         for start in range(0, len(pixels), _BATCH):
@@ -111,7 +108,7 @@ class Ensemble:
             DataError: as `predict`.
         """
         if isinstance(image, str | Path):
-            from edge_stl.images import decode  # noqa: PLC0415  (arrays need no Pillow)
+            from edge_stl.images import decode  # arrays need no Pillow
 
             where = str(image)
             pixels = decode(
@@ -150,14 +147,14 @@ class Ensemble:
                 f"and images are never enlarged. Give it finer images, or use an ensemble made "
                 f"for {reach} px"
             )
-        from edge_stl.images import fit_square  # noqa: PLC0415  (see above)
+        from edge_stl.images import fit_square  # see above
 
         return fit_square(pixels, side, self.fit)
 
 
 def _open(path: Path, threads: int) -> Any:
     try:
-        import onnxruntime as ort  # noqa: PLC0415  (the missing-extra line must be ours)
+        import onnxruntime as ort  # the missing-extra line must be ours
     except ImportError:
         raise UsageError("prediction needs onnxruntime: pip install 'edge-stl[predict]'") from None
     if not path.is_file():
@@ -171,7 +168,7 @@ def _open(path: Path, threads: int) -> Any:
         return ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except Exception:  # onnxruntime raises types of its own, none of them public
+    except Exception:  # noqa: BLE001  (onnxruntime raises types of its own)
         raise DataError(
             f"{path}: onnxruntime cannot load it; it is no ONNX file, or damaged. Copy it again"
         ) from None

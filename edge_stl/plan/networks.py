@@ -5,15 +5,13 @@ ONNX graph and the counts of `plan show` are all built from that list, so they c
 Shapes below are ``(C, h, w)`` before `Flatten` and ``(features,)`` after it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Conv:
-    """Correlation with zero padding that keeps the size: ``(C, h, w) -> (channels, h, w)``."""
+    """Correlation with zero padding, same size: ``(C, h, w) -> (channels, h, w)``."""
 
     channels: int
     kernel: int = 3
@@ -21,7 +19,7 @@ class Conv:
 
 @dataclass(frozen=True)
 class Norm:
-    """Batch normalization; folded into a `Conv` or `Dense` right before it, else scale and shift."""
+    """Batch normalization; folded into a `Conv` or `Dense` right before it, else kept."""
 
 
 @dataclass(frozen=True)
@@ -154,36 +152,48 @@ def multiply_adds(layers: tuple[Layer, ...], *, channels: int, size: int) -> int
 
 
 def _mlp(channels: int, size: int, classes: int) -> tuple[Layer, ...]:
-    """Two hidden layers, as wide as the input between 64 and 256, in the spirit of the paper's FC."""
+    """Two hidden layers as wide as the input, between 64 and 256, like the paper's FC networks."""
     width = min(256, max(64, channels * size * size))
     hidden: tuple[Layer, ...] = (Dense(width), Norm(), Relu())
-    return (Norm(), Flatten(), *hidden, *hidden, Dropout(0.2), Dense(classes))
+    return (Norm(), Flatten(), *hidden, *hidden, Dense(classes))
 
 
-def _cnn(width: int) -> Callable[[int, int, int], tuple[Layer, ...]]:
-    """Blocks of 3 x 3 convolutions; the channels double, the plane halves until it is small."""
+_SMALL_PLANE = 4
+_LARGE_PLANE = 16
+_FEWEST = 8
 
-    def layers(channels: int, size: int, classes: int) -> tuple[Layer, ...]:  # noqa: ARG001
+
+def _cnn(base: int) -> Callable[[int, int, int], tuple[Layer, ...]]:
+    """Blocks of 3 x 3 convolutions; the plane halves and the channels double from block to block.
+
+    The plane halves until it has at most 4 rows, but at least once where it can. The last block
+    has ``4 * base`` channels, the one before it half of that, and so on. Blocks on planes of at
+    most 16 rows have two convolutions, except a last one; larger planes cost too much for that.
+    """
+
+    def layers(channels: int, size: int, classes: int) -> tuple[Layer, ...]:
         del channels  # the first convolution takes any number
+        planes = [size]
+        while planes[-1] > _SMALL_PLANE or (len(planes) == 1 and size > 1):
+            planes.append(planes[-1] // 2)
         body: list[Layer] = [Norm()]
-        out = width
-        while True:
-            body += [Conv(out), Norm(), Relu()]
-            if size <= 4:  # noqa: PLR2004
-                break
-            body.append(MaxPool())
-            size //= 2
-            out = min(2 * out, 8 * width)
-        return (*body, GlobalAveragePool(), Dropout(0.2), Dense(classes))
+        for index, plane in enumerate(planes):
+            last = index == len(planes) - 1
+            width = max(_FEWEST, 4 * base >> (len(planes) - 1 - index))
+            twice = plane <= _LARGE_PLANE and not (last and index > 1)
+            body += [Conv(width), Norm(), Relu()] * (1 + twice)
+            if not last:
+                body.append(MaxPool())
+        return (*body, GlobalAveragePool(), Dense(classes))
 
     return layers
 
 
 _PRESETS: dict[str, Callable[[int, int, int], tuple[Layer, ...]]] = {
     "mlp-s": _mlp,
-    "cnn-xs": _cnn(8),
-    "cnn-s": _cnn(24),
-    "cnn-m": _cnn(48),
+    "cnn-xs": _cnn(16),
+    "cnn-s": _cnn(32),
+    "cnn-m": _cnn(64),
 }
 
 

@@ -1,0 +1,142 @@
+"""The images of a box, decoded and fitted once, as one memory-mapped array.
+
+Decoding is what costs time on a small board: an epoch must not do it again. `build_cache` reads
+the headers of all images, chooses the native resolution, decodes image after image into a file
+and maps it. Memory stays at one image, whatever the number of them. A build that is stopped goes
+on where it was; a cache that is there and whole is opened without reading an image.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from device_agent._cache_build import CacheBuild
+from device_agent._cache_files import CacheFiles, is_regular, read_record, sha256_of
+from edge_stl.errors import ResourceError
+from edge_stl.images import Fit, ImageList
+
+
+_FORMAT = 1  # raised when the same image would give other pixels
+
+
+@dataclass(frozen=True, eq=False)
+class ImageCache:
+    """What a box trains on.
+
+    Attributes:
+        pixels: (N, r, r, C) uint8, memory-mapped, read-only.
+        labels: (N,) int64, indices into the plan's classes.
+        native_resolution: r in pixels.
+        left_out: Number of files that are not in ``pixels``, by reason: what the scan left out,
+            what could not be read, and ``too_small``.
+        names: The relative path of every row.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+    native_resolution: int
+    left_out: dict[str, int]
+    names: tuple[str, ...]
+
+
+def build_cache(
+    images: ImageList,
+    *,
+    resolution: int,
+    levels: int,
+    channels: int,
+    fit: Fit,
+    max_pixels: int,
+    max_bytes: int,
+    folder: Path,
+    progress: Callable[[int, int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> ImageCache:
+    """Open the cache of an image list, building it first if it is not there or not whole.
+
+    One folder holds one cache, and one process builds in it: lock the work folder before.
+
+    Args:
+        images: What `edge_stl.images.scan` found.
+        resolution: The plan's reference resolution R.
+        levels: The plan's levels; the native resolution is ``R / 2**k``, k = 0..levels.
+        channels: 1 or 3.
+        fit: ``crop``, ``pad`` or ``stretch``.
+        max_pixels: Images with more pixels are left out.
+        max_bytes: Larger files are left out.
+        folder: Where the cache lives; made with mode 0700.
+        progress: Called with (steps done, steps in all); reading a header is a step, decoding an
+            image is another.
+        should_stop: Asked before every step.
+
+    Returns:
+        The cache.
+
+    Raises:
+        DataError: Fewer than 95 % of the images reach the coarsest resolution, or none is left.
+        Interrupted: ``should_stop`` said so; nothing is published, the next call goes on.
+        ResourceError: The folder or the disk does not take the cache.
+        UsageError: Pillow is not installed.
+    """
+    settings = {
+        "format": _FORMAT,
+        "images": images.digest,
+        "resolution": resolution,
+        "levels": levels,
+        "channels": channels,
+        "fit": fit,
+        "max_pixels": max_pixels,
+        "max_bytes": max_bytes,
+    }
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    files = CacheFiles(folder, key)
+    cache = _opened(files, images, channels)
+    if cache is None:
+        files.remove_others()
+        build = CacheBuild(images, files, settings, progress, should_stop)
+        try:
+            build.run()
+        except OSError as error:
+            raise ResourceError(
+                f"{folder}: the image cache cannot be written ({error.strerror}); expected a "
+                "writable disk with space. Free space or choose another --work."
+            ) from error
+        cache = _opened(files, images, channels)
+    if cache is None:
+        raise ResourceError(
+            f"{files.pixels}: does not read back as it was written; expected the same bytes. "
+            "Check the disk or choose another --work."
+        )
+    return cache
+
+
+def _opened(files: CacheFiles, images: ImageList, channels: int) -> ImageCache | None:
+    """Map a published cache after proving every byte of it; None if there is no whole one."""
+    record = read_record(files.record)
+    if record is None or not is_regular(files.pixels):
+        return None
+    r = int(record["native_resolution"])
+    dropped: dict[str, list[int]] = record["left_out"]
+    keep = np.ones(len(images), dtype=np.bool_)
+    for indices in dropped.values():
+        keep[indices] = False
+    shape = (int(keep.sum()), r, r, channels)
+    try:
+        same_size = files.pixels.stat().st_size == int(np.prod(shape))
+        if not same_size or sha256_of(files.pixels) != record["pixels_sha256"]:
+            return None
+        pixels = np.memmap(files.pixels, dtype=np.uint8, mode="r", shape=shape)
+    except OSError:
+        return None
+    left_out = Counter(images.left_out)
+    left_out.update({reason: len(indices) for reason, indices in dropped.items()})
+    names = tuple(images.paths[i] for i in np.flatnonzero(keep))
+    labels = images.labels[keep]
+    labels.setflags(write=False)
+    return ImageCache(pixels, labels, r, dict(sorted(left_out.items())), names)

@@ -1,0 +1,348 @@
+"""The agent's job on one box: images in, one branch file per branch out."""
+
+import importlib.metadata
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from device_agent import checkpoint
+from device_agent.cache import ImageCache, build_cache
+from device_agent.work import WorkFolder
+from edge_stl import __version__
+from edge_stl.durable import write_durably
+from edge_stl.errors import DataError, Interrupted, ResourceError, UsageError
+from edge_stl.images import scan
+from edge_stl.plan import Branch, Plan, nearest
+from exporter.branch import branch_shapes, export_branch
+from exporter.manifest import (
+    Images,
+    Manifest,
+    TestVector,
+    TrainingRecord,
+    Validation,
+    sha256,
+    vector_input,
+)
+
+
+if TYPE_CHECKING:
+    from edge_stl.branch import Settings, Trained, Trainer
+
+CHECKPOINT_SECONDS = 20.0
+_VECTOR_SEED = 20240713
+
+
+class Reporter(Protocol):
+    """Who is told how far the job is."""
+
+    def decoding(self, done: int, total: int) -> None:
+        """Tell that ``done`` of ``total`` steps of reading the images are done."""
+
+    def training(self, branch: str, done: int, total: int, epoch: int, loss: float) -> None:
+        """Tell that ``done`` of ``total`` training steps of a branch are done."""
+
+    def note(self, text: str) -> None:
+        """Tell something a person should know."""
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def decoding(self, done: int, total: int) -> None:
+        """Say nothing."""
+
+    def training(self, branch: str, done: int, total: int, epoch: int, loss: float) -> None:
+        """Say nothing."""
+
+    def note(self, text: str) -> None:
+        """Say nothing."""
+
+
+@dataclass(frozen=True)
+class JobFile:
+    """One branch file that was written; the row of ``train --json``."""
+
+    branch: str
+    box: str
+    file: str
+    sha256: str
+    images: int
+    classes_seen: int
+    native_resolution: int
+    validation: dict[str, float | None]
+    parameters: int
+    epochs: int
+    seconds: float
+    peak_rss_mb: float
+    resumed: bool
+    left_out: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one run of the agent is to do.
+
+    Attributes:
+        plan: the plan.
+        images: folder of class folders, or with ``labels.csv``.
+        out: receives ``<branch>.<box>.onnx`` and nothing else.
+        work: the box's work folder.
+        box: the box id.
+        branch: ``auto``, ``all`` or the name of a branch.
+        settings: changes to the plan's training settings, like ``{"epochs": 3}``.
+        threads: threads of torch.
+        fresh: forget what an earlier run left.
+    """
+
+    plan: Plan
+    images: Path
+    out: Path
+    work: Path
+    box: str
+    branch: str = "auto"
+    settings: dict[str, object] = field(default_factory=dict)
+    threads: int = 1
+    fresh: bool = False
+
+
+def run_job(
+    job: Job, *, reporter: Reporter | None = None, should_stop: Callable[[], bool] = lambda: False
+) -> list[JobFile]:
+    """Scan, decode, train, export; resumes by itself.
+
+    Args:
+        job: what to do.
+        reporter: who is told how far it is.
+        should_stop: asked after every image and training step.
+
+    Returns:
+        one row per branch file written.
+
+    Raises:
+        DataError: the images cannot be used.
+        UsageError: the branch is unknown, or torch is missing.
+        ResourceError: disk or work folder cannot be used.
+        Interrupted: ``should_stop`` said so; the same job goes on where it stopped.
+        CheckError: training diverged, or a file failed its check.
+    """
+    _need_torch()
+    reporter = reporter or Silent()
+    plan = job.plan
+    if job.branch not in ("auto", "all", *(b.name for b in plan.branches)):
+        choices = ["auto", "all", *(b.name for b in plan.branches)]
+        raise UsageError(
+            f"--branch {job.branch}: not a branch of the plan{nearest(job.branch, choices)}"
+        )
+    images = scan(job.images, plan.classes)
+    _make_folder(job.out)
+    with WorkFolder(job.work, job.box) as work:
+        cache = build_cache(
+            images,
+            resolution=plan.input.resolution,
+            levels=plan.bank.levels,
+            channels=plan.input.channels,
+            fit=plan.input.fit,
+            max_pixels=plan.limits.max_image_pixels,
+            max_bytes=plan.limits.max_image_bytes,
+            folder=work.path / "images",
+            progress=reporter.decoding,
+            should_stop=should_stop,
+        )
+        _tell_left_out(cache, reporter)
+        branches = _chosen(job, cache)
+        return [
+            _train_one(job, branch, cache, images.digest, work, reporter, should_stop)
+            for branch in branches
+        ]
+
+
+def _need_torch() -> None:
+    try:
+        import torch  # noqa: F401  (the missing-extra line must be ours)
+    except ImportError:
+        raise UsageError("training needs torch: pip install 'edge-stl[train]'") from None
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(
+            f"{out}: cannot be made ({error.strerror}); expected a folder this user may write. "
+            "Choose another -o"
+        ) from None
+
+
+def _tell_left_out(cache: ImageCache, reporter: Reporter) -> None:
+    if cache.left_out:
+        counts = ", ".join(f"{n} {reason}" for reason, n in sorted(cache.left_out.items()))
+        reporter.note(f"{len(cache.names)} images used; left out: {counts}")
+
+
+def _chosen(job: Job, cache: ImageCache) -> tuple[Branch, ...]:
+    plan, r = job.plan, cache.native_resolution
+    carried = plan.carried(r)
+    if job.branch == "all":
+        chosen = carried
+    elif job.branch == "auto":
+        chosen = plan.own(r)
+    else:
+        chosen = tuple(b for b in carried if b.name == job.branch)
+    if not chosen:
+        wanted = [b for b in plan.branches if job.branch in ("auto", "all", b.name)]
+        needs = ", ".join(f"{b.name} needs {plan.required_resolution(b)}" for b in wanted)
+        raise DataError(
+            f"{job.images}: the images reach {r} px, which carries no such branch ({needs}). Use "
+            "finer images, or a plan with a branch for this resolution"
+        )
+    return chosen
+
+
+def _train_one(
+    job: Job,
+    branch: Branch,
+    cache: ImageCache,
+    images_digest: str,
+    work: WorkFolder,
+    reporter: Reporter,
+    should_stop: Callable[[], bool],
+) -> JobFile:
+    import torch  # an optional extra
+
+    from edge_stl.branch import Settings, Trainer  # brings torch
+
+    torch.set_num_threads(job.threads)
+    torch.set_flush_denormal(True)
+    settings = Settings.from_plan(job.plan, **job.settings)
+    trainer = Trainer(
+        cache.pixels, cache.labels, plan=job.plan, branch_name=branch.name, settings=settings
+    )
+    folder = work.branch(branch.name)
+    key = checkpoint.resume_key(
+        plan=job.plan.digest,
+        branch=branch.name,
+        box=job.box,
+        settings=asdict(settings),
+        images=images_digest,
+        native_resolution=cache.native_resolution,
+        version=__version__,
+    )
+    if job.fresh:
+        checkpoint.discard(folder)
+    earlier = checkpoint.load(folder, key)
+    seconds = 0.0
+    if earlier is not None:
+        trainer.restore(earlier.tensors)
+        seconds = earlier.seconds
+        if earlier.threads != job.threads and not trainer.finished:
+            reporter.note(
+                f"{branch.name}: resumed with {job.threads} threads after {earlier.threads}; the "
+                "file will differ in its last digits from an uninterrupted run"
+            )
+    began = time.monotonic()
+
+    def saved() -> float:
+        total = seconds + time.monotonic() - began
+        checkpoint.save(folder, key, checkpoint.Checkpoint(trainer.state(), total, job.threads))
+        return total
+
+    last_save = began
+    new_steps = not trainer.finished
+    while not trainer.finished:
+        loss = trainer.step()
+        reporter.training(branch.name, trainer.steps_done, trainer.steps_total, trainer.epoch, loss)
+        if should_stop():
+            saved()
+            raise Interrupted(
+                f"stopped in branch {branch.name} after {trainer.steps_done} of "
+                f"{trainer.steps_total} steps; all of it is kept. The same command goes on there"
+            )
+        if time.monotonic() - last_save > CHECKPOINT_SECONDS:
+            saved()
+            last_save = time.monotonic()
+    if new_steps:
+        seconds = saved()
+    trained = trainer.finish()
+    manifest = _manifest(job, branch, cache, settings, trainer, trained)
+    data = export_branch(manifest, job.plan, trained.parameters)
+    path = job.out / f"{branch.name}.{job.box}.onnx"
+    write_durably(path, data)
+    shapes = branch_shapes(job.plan, branch.name).values()
+    return JobFile(
+        branch=branch.name,
+        box=job.box,
+        file=str(path),
+        sha256=sha256(data),
+        images=sum(trained.train_counts),
+        classes_seen=sum(n > 0 for n in trained.train_counts),
+        native_resolution=cache.native_resolution,
+        validation={"accuracy": trained.accuracy, "log_loss": trained.log_loss},
+        parameters=sum(int(np.prod(shape)) for shape in shapes),
+        epochs=settings.epochs,
+        seconds=round(seconds, 3),
+        peak_rss_mb=round(peak_rss_mb(), 1),
+        resumed=earlier is not None,
+        left_out=dict(cache.left_out),
+    )
+
+
+def _manifest(
+    job: Job,
+    branch: Branch,
+    cache: ImageCache,
+    settings: "Settings",
+    trainer: "Trainer",
+    trained: "Trained",
+) -> Manifest:
+    import torch  # an optional extra
+
+    plan = job.plan
+    inputs = vector_input(
+        _VECTOR_SEED, channels=plan.band_channels(branch), size=plan.band_size(branch)
+    )
+    logits = trainer.logits(torch.from_numpy(inputs))
+    return Manifest(
+        format=1,
+        builder=1,
+        plan_digest=plan.digest,
+        branch=branch.name,
+        box=job.box,
+        network=branch.network,
+        native_resolution=cache.native_resolution,
+        images=Images(train=trained.train_counts, validation=trained.validation_counts),
+        validation=Validation(accuracy=trained.accuracy, log_loss=trained.log_loss),
+        temperature=trained.temperature,
+        training=TrainingRecord(threads=job.threads, **asdict(settings)),
+        versions={
+            "edge_stl": __version__,
+            "python": platform.python_version(),
+            "torch": importlib.metadata.version("torch"),
+            "numpy": importlib.metadata.version("numpy"),
+            "pywavelets": importlib.metadata.version("PyWavelets"),
+        },
+        test_vector=TestVector(
+            seed=_VECTOR_SEED,
+            logits=tuple(tuple(float(f"{v:.6g}") for v in row) for row in logits),
+        ),
+    )
+
+
+def peak_rss_mb() -> float:
+    """Return the largest resident memory of this process so far, in 10^6 bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,308 @@
+"""Training one branch, step by step, so that it can stop after any step and go on exactly there.
+
+AdamW (Loshchilov & Hutter, ICLR 2019) under a one-cycle schedule (Smith & Topin, 2019): the rate
+rises to its peak over a quarter of the steps and falls to nearly zero, both along a cosine. The
+order of the images is a pure function of (seed, epoch), their augmentation of (seed, epoch,
+image), dropout of (seed, step); a checkpoint needs no random state.
+"""
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edge_stl.bands import bank
+from edge_stl.branch import _augment
+from edge_stl.branch._calibrate import class_mean_log_loss, fit_temperature
+from edge_stl.branch._module import build_module, folded_parameters
+from edge_stl.branch._split import split_validation
+from edge_stl.errors import CheckError, DataError
+from edge_stl.fusion import Member, member_probabilities
+from edge_stl.layers import Analysis
+from edge_stl.plan import Plan
+
+
+_RISE = 0.25
+_START = 1 / 25
+_END = 1e-4
+_EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a branch is trained; the plan's ``[training]`` unless a command says otherwise."""
+
+    epochs: int
+    seed: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    label_smoothing: float
+    device: str = "cpu"
+
+    @classmethod
+    def from_plan(cls, plan: Plan, **changes: Any) -> Self:
+        """Return the plan's settings with some of them changed."""
+        names = {f.name for f in fields(cls)} - {"device"}
+        chosen = cls(**{name: getattr(plan.training, name) for name in names})
+        return replace(chosen, **changes)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished branch.
+
+    Attributes:
+        parameters: float32 tensors for the exporter, batch norm folded.
+        train_counts: training images per class ``(K,)``, as published.
+        validation_counts: validation images per class ``(K,)``, as published.
+        temperature: fitted on the validation images.
+        accuracy: on the validation images, 0..1; None when there is none.
+        log_loss: L of the fusion, in nats.
+    """
+
+    parameters: dict[str, NDArray[np.float32]]
+    train_counts: tuple[int, ...]
+    validation_counts: tuple[int, ...]
+    temperature: float
+    accuracy: float | None
+    log_loss: float
+
+
+class Trainer:
+    """One branch in training.
+
+    Args:
+        images: ``(N, r, r, C)`` uint8 at the box's native resolution, may be memory-mapped.
+        labels: ``(N,)`` int64 class indices.
+        plan: the plan.
+        branch_name: which branch.
+        settings: how to train.
+
+    Attributes:
+        steps_done: optimizer steps so far.
+        steps_total: steps of the whole run.
+
+    Raises:
+        DataError: fewer than two training images.
+    """
+
+    def __init__(
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        *,
+        plan: Plan,
+        branch_name: str,
+        settings: Settings,
+    ) -> None:
+        self.settings = settings
+        self._images, self._labels, self._plan = images, labels, plan
+        self._train, self._validation = split_validation(
+            labels, share=plan.training.validation, seed=settings.seed
+        )
+        if len(self._train) < 2:  # noqa: PLR2004  (batch norm needs two)
+            raise DataError(
+                f"branch {branch_name}: {len(self._train)} training images; at least 2 are needed. "
+                "Add images"
+            )
+        counts = np.bincount(labels[self._train], minlength=len(plan.classes))
+        self._seen = np.flatnonzero(counts)
+        self._branch = plan.branch(branch_name)
+        self._side = images.shape[1]
+        self._device = torch.device(settings.device)
+        filters = bank(
+            plan.bank, native_level=plan.native_level(self._side), bands=self._branch.bands
+        )
+        self._analysis = Analysis(filters, resolution=self._side).to(self._device)
+        self._layers = plan.layers(self._branch)
+        with torch.random.fork_rng():
+            torch.manual_seed(settings.seed)
+            module = build_module(self._layers, **self._geometry)
+        # torch declares memory_format for tensors only, and takes it for modules
+        self._module = module.to(self._device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._optimizer = _optimizer(self._module, settings)
+        self._seen_index = torch.from_numpy(self._seen).to(self._device)
+        self._batches = math.ceil(len(self._train) / settings.batch_size)
+        self.steps_done = 0
+        self.steps_total = self._batches * settings.epochs
+        self._epoch = -1
+        self._order: list[NDArray[np.int64]] = []
+        self._draws: _augment.Draws | None = None
+
+    @property
+    def _geometry(self) -> dict[str, int]:
+        return {
+            "channels": self._plan.band_channels(self._branch),
+            "size": self._plan.band_size(self._branch),
+        }
+
+    @property
+    def epoch(self) -> int:
+        """Return the epoch that the next step belongs to, from 0."""
+        return self.steps_done // self._batches
+
+    @property
+    def finished(self) -> bool:
+        """Return whether all steps are done."""
+        return self.steps_done >= self.steps_total
+
+    def step(self) -> float:
+        """Take one optimizer step and return its loss in nats.
+
+        Raises:
+            CheckError: the loss is not finite.
+        """
+        self._enter(self.epoch)
+        assert self._draws is not None  # noqa: S101  (drawn on entering the epoch)
+        index = self._order[self.steps_done % self._batches]
+        inputs = self._bands(_augment.apply(self._images, index, self._draws))
+        targets = np.searchsorted(self._seen, self._labels[index])
+        rate = self.settings.learning_rate * one_cycle(self.steps_done, self.steps_total)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._module.train()
+        with torch.random.fork_rng(enabled=True):
+            torch.manual_seed((self.settings.seed << 32) + self.steps_done)
+            logits = self._module(inputs).index_select(1, self._seen_index)
+        loss = nn.functional.cross_entropy(
+            logits,
+            torch.from_numpy(targets).to(self._device),
+            label_smoothing=self.settings.label_smoothing,
+        )
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
+        self._optimizer.step()
+        self.steps_done += 1
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise CheckError(
+                f"branch {self._branch.name}: the loss is {value} at step {self.steps_done}; "
+                "training diverged. Lower training.learning_rate in the plan"
+            )
+        return value
+
+    def _enter(self, epoch: int) -> None:
+        """Draw the order of the images and their changes for an epoch."""
+        if epoch == self._epoch:
+            return
+        order = np.random.default_rng([self.settings.seed, 2, epoch]).permutation(self._train)
+        # Nearly equal batches: a last batch of one image would break batch norm.
+        self._order = np.array_split(order, self._batches)
+        self._draws = _augment.draw(
+            np.random.default_rng([self.settings.seed, 3, epoch]),
+            len(self._labels),
+            side=self._side,
+            shift=self._plan.augment.shift,
+            flip=self._plan.augment.flip,
+        )
+        self._epoch = epoch
+
+    def _bands(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Return the branch's input ``(n, C * B, h, w)`` of pixels ``(n, r, r, C)``."""
+        planes = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2)
+        unit = planes.contiguous().float() / 255
+        bands: Tensor = self._analysis(unit)
+        return bands.contiguous(memory_format=torch.channels_last)
+
+    # -- stopping and going on ------------------------------------------------------------------
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that `restore` needs, as named tensors."""
+        tensors = {f"module.{k}": v.detach().cpu() for k, v in self._module.state_dict().items()}
+        for index, values in self._optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{k}": v.detach().cpu() for k, v in values.items()}
+        tensors["steps_done"] = torch.tensor(self.steps_done)
+        return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from `state`.
+
+        Raises:
+            ValueError: the tensors are not those of this branch and these settings.
+        """
+        try:
+            module = {k: tensors[f"module.{k}"] for k in self._module.state_dict()}
+            self._module.load_state_dict(module)
+            moments: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in tensors.items():
+                if name.startswith("optimizer."):
+                    _, index, key = name.split(".")
+                    moments.setdefault(int(index), {})[key] = tensor
+            state = self._optimizer.state_dict()
+            state["state"] = moments
+            self._optimizer.load_state_dict(state)
+            # The fused step walks parameter and moments by address: they need the same layout.
+            for parameter, own in self._optimizer.state.items():
+                for key, tensor in own.items():
+                    if tensor.shape == parameter.shape:
+                        own[key] = torch.empty_like(parameter).copy_(tensor)
+            self.steps_done = int(tensors["steps_done"])
+        except (KeyError, RuntimeError) as error:
+            raise ValueError(f"not a state of this branch: {error}") from None
+
+    # -- the finished branch --------------------------------------------------------------------
+
+    def logits(self, inputs: Tensor) -> NDArray[np.float32]:
+        """Return logits ``(n, K)`` of bands ``(n, C * B, h, w)`` in evaluation mode."""
+        self._module.eval()
+        with torch.inference_mode():
+            moved = inputs.to(self._device).contiguous(memory_format=torch.channels_last)
+            out: NDArray[np.float32] = self._module(moved).cpu().numpy()
+        return out
+
+    def finish(self) -> Trained:
+        """Fit the temperature, score the validation images and fold the numbers."""
+        floor = self._plan.privacy.min_count
+        classes = len(self._plan.classes)
+        train = np.bincount(self._labels[self._train], minlength=classes)
+        held = np.bincount(self._labels[self._validation], minlength=classes)
+        train_counts = tuple(max(int(n), floor) if n else 0 for n in train)
+        held_counts = tuple(max(int(n), floor) if n else 0 for n in held)
+        labels = self._labels[self._validation]
+        batches = [
+            self.logits(self._bands(np.asarray(self._images[part])))
+            for part in _chunks(self._validation)
+        ]
+        logits = np.concatenate([np.zeros((0, classes), np.float32), *batches])
+        temperature = fit_temperature(logits, labels, train_counts)
+        member = Member(self._branch.name, "", train_counts, temperature, 0.0)
+        probabilities = member_probabilities(logits, member)
+        accuracy = float((probabilities.argmax(axis=1) == labels).mean()) if len(labels) else None
+        loss = class_mean_log_loss(probabilities, labels, member.seen)
+        return Trained(
+            parameters=folded_parameters(self._module, self._layers, **self._geometry),
+            train_counts=train_counts,
+            validation_counts=held_counts,
+            temperature=temperature,
+            accuracy=None if accuracy is None else round(accuracy, 6),
+            log_loss=float(f"{loss:.6g}"),
+        )
+
+
+def one_cycle(step: int, total: int) -> float:
+    """Return the learning rate of a step as a share of its peak."""
+    peak = max(1.0, _RISE * total)
+    if step < peak:
+        return _START + (1 - _START) * (1 - math.cos(math.pi * step / peak)) / 2
+    fall = (step - peak) / max(1.0, total - peak)
+    return _END + (1 - _END) * (1 + math.cos(math.pi * fall)) / 2
+
+
+def _optimizer(module: nn.Module, settings: Settings) -> torch.optim.AdamW:
+    """Return AdamW; only weights decay, not biases and batch norm."""
+    decayed = [p for p in module.parameters() if p.ndim > 1]
+    free = [p for p in module.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+
+
+def _chunks(index: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    return [index[i : i + _EVALUATION_BATCH] for i in range(0, len(index), _EVALUATION_BATCH)]

@@ -1,0 +1,118 @@
+"""All verbs in one command; every error is one line and a documented exit code."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import typer
+
+from edge_stl import __version__
+from edge_stl.cli import _demo, _inspect, _merge, _plan, _predict, _simulate, _train
+from edge_stl.errors import EdgeStlError, Interrupted, UsageError
+
+
+_HELP = """Train image classifiers on edge boxes without moving an image or a gradient.
+
+The way: plan new -> train (on every box) -> merge (on any desk) -> predict. Try: edge-stl demo
+
+Exit codes: 0 done, 1 unexpected, 2 wrong use, 10 data, 20 machine or resources, 30 stopped and
+resumable, 40 check not ok, 50 merge refused, 60 integrity. --debug shows the traceback.
+"""
+
+app = typer.Typer(
+    help=_HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"edge-stl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    pass
+
+
+app.command(epilog="Example: edge-stl demo -o demo-out")(_demo.demo)
+app.add_typer(_plan.app, name="plan")
+app.command(epilog="Example: edge-stl train plan.toml photos -o out --box cam07")(_train.train)
+app.command(epilog="Example: edge-stl merge out/*.onnx -o ensemble.onnx")(_merge.merge)
+app.command(epilog="Example: edge-stl split ensemble.onnx -o branches")(_merge.split)
+app.command(epilog="Example: edge-stl predict ensemble.onnx photo.jpg")(_predict.predict)
+app.command(epilog="Example: edge-stl evaluate ensemble.onnx photos")(_predict.evaluate)
+app.command(epilog="Example: edge-stl inspect ensemble.onnx")(_inspect.inspect)
+app.command(epilog="Example: edge-stl check ensemble.onnx --target jetpack5")(_inspect.check)
+app.command(
+    epilog="Example: edge-stl simulate plan.toml photos/train --test photos/test --boxes 6 -o run"
+)(_simulate.simulate)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments without the program's name; by default those of the process.
+
+    Returns:
+        the exit code.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        code = app(args=arguments, prog_name="edge-stl", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except BrokenPipeError:
+        # Whoever read our output has enough of it; keep the interpreter from trying again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _fail(Interrupted("stopped; the same command starts again"), debug=debug)
+    except EdgeStlError as error:
+        return _fail(error, debug=debug)
+    except Exception as error:  # noqa: BLE001  (the last door: a person gets a line, not a traceback)
+        return _fail(_known(error), debug=debug)
+
+
+def _known(error: Exception) -> EdgeStlError:
+    """Turn what the command-line parser and the operating system raise into our errors."""
+    if hasattr(error, "format_message"):  # click's and typer's wrong-use errors
+        if hasattr(error, "exit_code") and type(error).__name__ == "NoArgsIsHelpError":
+            return UsageError("no command given; see edge-stl --help")
+        return UsageError(f"{error.format_message()} See --help")
+    if type(error).__name__ == "Abort":
+        return Interrupted("stopped; the same command starts again")
+    if isinstance(error, MemoryError):
+        from edge_stl.errors import ResourceError
+
+        return ResourceError("out of memory; close other programs or use smaller images")
+    text = str(error).strip().splitlines()
+    first = text[0] if text else "no message"
+    return EdgeStlError(
+        f"unexpected {type(error).__name__}: {first}. Run again with --debug and report it"
+    )
+
+
+def _fail(error: EdgeStlError, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    line = " ".join(str(error).splitlines())
+    print(f"edge-stl: {line}", file=sys.stderr)
+    return error.exit_code
+
+
+def console() -> None:
+    """Entry point of the installed command."""
+    sys.exit(main())

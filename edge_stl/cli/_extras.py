@@ -1,0 +1,16 @@
+"""A missing extra says which `pip install` brings it."""
+
+import importlib.util
+
+from edge_stl.errors import UsageError
+
+
+def need(*modules: str, verb: str, extra: str) -> None:
+    """Refuse a verb whose packages are not installed.
+
+    Raises:
+        UsageError: naming what is missing and how to get it.
+    """
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(f"{verb} needs {' and '.join(missing)}: pip install 'edge-stl[{extra}]'")

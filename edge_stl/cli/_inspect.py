@@ -1,0 +1,96 @@
+"""``edge-stl inspect`` and ``edge-stl check``."""
+
+import enum
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_stl.cli import _options as opt
+from edge_stl.cli._extras import need
+from edge_stl.cli._output import percent, print_json, print_line, print_table
+
+
+ModelFile = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A branch file or an ensemble.", show_default=False)
+]
+
+
+class Target(enum.StrEnum):
+    """A runtime to check for."""
+
+    portable = "portable"
+    jetpack5 = "jetpack5"
+    jetpack6 = "jetpack6"
+    web = "web"
+    latest = "latest"
+
+
+def inspect(file: ModelFile, json: opt.Json = False) -> None:
+    """Show what a file says of itself: classes, branches, boxes, scores, versions."""
+    need("onnx", "onnxruntime", verb="inspecting", extra="merge")
+    from exporter.inspect import inspect_path
+
+    document = inspect_path(file)
+    if json:
+        print_json(document)
+        return
+    print_line(
+        f"{document['file']}: {document['kind']}, {document['bytes']:,} bytes, opset "
+        f"{document['opset']}, IR version {document['ir_version']}, sha256 {document['sha256']}"
+    )
+    if document["kind"] == "other":
+        return
+    print_line(
+        f"plan {document['plan']} (digest {document['plan_digest'][:12]}), "
+        f"{document['resolution']} px, {len(document['classes'])} classes: "
+        f"{', '.join(document['classes'])}"
+    )
+    weighted = document["kind"] == "ensemble"
+    print_table(
+        "",
+        ("branch", "box", "network", "px", "images", "classes", "validation", "log-loss")
+        + (("weight",) if weighted else ()),
+        [
+            (
+                r["branch"],
+                r["box"],
+                r["network"],
+                r["native_resolution"],
+                r["images"],
+                r["classes_seen"],
+                percent(r["validation"]["accuracy"]),
+                f"{r['validation']['log_loss']:.3f}",
+                *((f"{r['weight']:.4f}",) if weighted else ()),
+            )
+            for r in document["branches"]
+        ],
+        left=3,
+    )
+
+
+def check(
+    file: ModelFile,
+    target: Annotated[Target, typer.Option(help="The runtime to check for.")] = Target.portable,
+    json: opt.Json = False,
+) -> None:
+    """Check a file: whole, canonical, its test vectors, and whether the target loads it."""
+    need("onnx", "onnxruntime", verb="checking", extra="merge")
+    from edge_stl.errors import CheckError
+    from exporter.verify import check_path
+
+    findings = check_path(file, target=target.value)
+    if json:
+        print_json(
+            {"ok": not findings, "target": target.value, "findings": [asdict(f) for f in findings]}
+        )
+    else:
+        for finding in findings:
+            print_line(f"{finding.where}: {finding.what}. Fix: {finding.fix}")
+    if findings:
+        raise CheckError(
+            f"{file}: {len(findings)} findings for target {target.value}; expected none"
+        )
+    if not json:
+        print_line(f"{file}: ok for {target.value}")

@@ -1,0 +1,87 @@
+"""``edge-stl predict`` and ``edge-stl evaluate``: what a box or a desk does with an ensemble."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edge_stl.cli import _options as opt
+from edge_stl.cli._output import ProgressReporter, percent, print_json, print_line, print_table
+
+
+def predict(
+    ensemble: opt.EnsembleFile,
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE…", help="Image files.", show_default=False)
+    ],
+    threads: Annotated[int, typer.Option(min=0, help="Threads; 0 takes every core.")] = 0,
+    json: opt.Json = False,
+) -> None:
+    """Say what images show. Needs numpy, onnxruntime and Pillow only."""
+    from edge_stl.errors import DataError
+    from edge_stl.predict import Ensemble
+
+    model = Ensemble(ensemble, threads=threads)
+    rows: list[dict[str, Any]] = []
+    for path in images:
+        try:
+            probabilities = model(path)[0]
+        except DataError as error:
+            rows.append({"image": str(path), "error": str(error)})
+        else:
+            best = int(probabilities.argmax())
+            rows.append(
+                {
+                    "image": str(path),
+                    "label": model.classes[best],
+                    "probability": round(float(probabilities[best]), 6),
+                }
+            )
+        if not json:
+            last = rows[-1]
+            if "error" not in last:
+                print_line(f"{last['image']}  {last['label']}  {percent(last['probability'])}")
+    if json:
+        print_json({"predictions": rows})
+    failed = [row for row in rows if "error" in row]
+    if failed:
+        more = "" if len(failed) == 1 else f" (and {len(failed) - 1} more)"
+        raise DataError(f"{failed[0]['error']}{more}")
+
+
+def evaluate(
+    ensemble: opt.EnsembleFile,
+    images: opt.ImageFolder,
+    threads: Annotated[int, typer.Option(min=0, help="Threads; 0 takes every core.")] = 0,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Measure an ensemble, and every branch in it alone, on labelled images."""
+    from edge_stl.predict import Ensemble, evaluate as run
+
+    model = Ensemble(ensemble, threads=threads)
+    with ProgressReporter(quiet=quiet or json) as reporter:
+        result = run(model, images, progress=lambda d, t: reporter.advance("evaluating", d, t))
+    rows: list[dict[str, Any]] = []
+    for identity, accuracy in result.branches.items():
+        branch, box = identity.split(".", 1)
+        rows.append({"branch": branch, "box": box, "accuracy": accuracy})
+    if json:
+        print_json({**result.scores.to_dict(), "branches": rows, "left_out": result.left_out})
+        return
+    scores = result.scores
+    print_table(
+        "",
+        ("", "accuracy"),
+        [
+            *((f"{r['branch']}.{r['box']} alone", percent(r["accuracy"])) for r in rows),
+            ("ensemble", percent(scores.accuracy)),
+        ],
+    )
+    print_line(
+        f"{scores.images} images: macro accuracy {percent(scores.macro_accuracy)}, log-loss "
+        f"{scores.log_loss:.4f}, calibration error {percent(scores.ece)}"
+    )
+    if result.left_out and not quiet:
+        counts = ", ".join(f"{n} {reason}" for reason, n in result.left_out.items())
+        typer.echo(f"left out: {counts}", err=True)

@@ -1,0 +1,134 @@
+"""``edge-stl train``: the agent's job on one box."""
+
+import enum
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_stl.cli import _options as opt
+from edge_stl.cli._output import ProgressReporter, percent, print_json, print_line, print_table
+
+
+class Device(enum.StrEnum):
+    """Where torch computes."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+    auto = "auto"
+
+
+def train(
+    plan_file: opt.PlanFile,
+    images: opt.ImageFolder,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--out",
+            help="Folder for the branch files: what you copy off the box.",
+            show_default=False,
+        ),
+    ],
+    box: Annotated[
+        str | None,
+        typer.Option(help="Name of this box; needed on the first run.", show_default=False),
+    ] = None,
+    branch: Annotated[
+        str,
+        typer.Option(help="auto: what only a box this fine can train; all: all it can; or a name."),
+    ] = "auto",
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Instead of the plan's.", show_default=False)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Instead of the plan's.", show_default=False)
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads; by default all cores.", show_default=False)
+    ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for cache and checkpoints; stays on the box.", show_default=False
+        ),
+    ] = None,
+    device: Annotated[
+        Device, typer.Option(help="auto takes a GPU when there is one.")
+    ] = Device.cpu,
+    fresh: Annotated[bool, typer.Option(help="Forget what a stopped run left.")] = False,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Train this box's branches on its own images and write one file each.
+
+    Stop it with Ctrl-C at any time: the same command goes on where it stopped.
+    """
+    from device_agent.job import Job, run_job, usable_cores
+    from device_agent.stop import StopRequest
+    from device_agent.work import refuse_nesting, resolve_work
+    from edge_stl.plan import read_plan
+
+    plan = read_plan(plan_file)
+    folder, box_id = resolve_work(plan, work=work, box=box)
+    refuse_nesting(out, folder)
+    settings: dict[str, object] = {"device": _device(device)}
+    settings |= {} if epochs is None else {"epochs": epochs}
+    settings |= {} if seed is None else {"seed": seed}
+    job = Job(
+        plan=plan,
+        images=images,
+        out=out,
+        work=folder,
+        box=box_id,
+        branch=branch,
+        settings=settings,
+        threads=threads or usable_cores(),
+        fresh=fresh,
+    )
+    with StopRequest() as stop, ProgressReporter(quiet=quiet or json) as reporter:
+        files = run_job(job, reporter=reporter, should_stop=stop)
+    if json:
+        print_json({"files": [asdict(f) for f in files]})
+        return
+    print_table(
+        "",
+        ("branch", "box", "images", "classes", "px", "validation", "log-loss", "seconds"),
+        [
+            (
+                f.branch,
+                f.box,
+                f.images,
+                f.classes_seen,
+                f.native_resolution,
+                percent(f.validation["accuracy"]),
+                f"{f.validation['log_loss']:.3f}",
+                f"{f.seconds:.1f}",
+            )
+            for f in files
+        ],
+        left=2,
+    )
+    for f in files:
+        print_line(f"{f.file}  sha256 {f.sha256}")
+
+
+def _device(device: Device) -> str:
+    from edge_stl.errors import ResourceError, UsageError
+
+    if device is Device.cpu:
+        return "cpu"
+    try:
+        import torch
+    except ImportError:
+        raise UsageError("training needs torch: pip install 'edge-stl[train]'") from None
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if device is Device.cuda:
+        raise ResourceError(
+            "--device cuda: torch sees no CUDA device here; expected one. Use --device cpu, or "
+            "install the torch build made for this machine"
+        )
+    return "cpu"

@@ -1,0 +1,398 @@
+"""The cache holds every usable image once, counts the others, and never trusts a changed byte."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from device_agent import _cache_build, cache as cache_module
+from device_agent.cache import ImageCache, build_cache
+from edge_stl.errors import DataError, Interrupted, ResourceError
+from edge_stl.images import decode, fit_square, scan
+
+
+CLASSES = ("car", "tractor")
+SETTINGS: dict[str, Any] = {
+    "resolution": 32,
+    "levels": 2,
+    "channels": 3,
+    "fit": "crop",
+    "max_pixels": 10_000,
+    "max_bytes": 1_000_000,
+}
+
+
+def image(path: Path, *, side: int = 40, seed: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    Image.fromarray(rng.integers(0, 256, (side, side + 3, 3)).astype(np.uint8)).save(path)
+
+
+def folder_of(root: Path, count: int = 12) -> Path:
+    for seed in range(count):
+        image(root / CLASSES[seed % 2] / f"{seed:03}.png", seed=seed)
+    return root
+
+
+def build(root: Path, work: Path, **changes: Any) -> ImageCache:
+    return build_cache(scan(root, CLASSES), **{**SETTINGS, "folder": work, **changes})
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return folder_of(tmp_path / "images")
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "cache"
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that were decoded, in order."""
+    names: list[str] = []
+
+    def counting(path: Path, **limits: int) -> np.ndarray:
+        names.append(path.name)
+        return decode(path, **limits)
+
+    monkeypatch.setattr(_cache_build, "decode", counting)
+    return names
+
+
+def stop_after(steps: int) -> Callable[[], bool]:
+    count = iter(range(steps))
+    return lambda: next(count, None) is None
+
+
+def published(work: Path) -> list[str]:
+    return sorted(p.suffix for p in work.iterdir() if p.suffix in {".u8", ".json"})
+
+
+def test_every_row_is_the_fitted_image_of_its_name(root: Path, work: Path):
+    cache = build(root, work)
+
+    assert cache.pixels.shape == (12, 32, 32, 3)
+    assert cache.pixels.dtype == np.uint8
+    assert cache.labels.tolist() == [0] * 6 + [1] * 6
+    assert cache.native_resolution == 32
+    assert cache.left_out == {}
+    for name, row in zip(cache.names, cache.pixels, strict=True):
+        pixels = decode(root / name, channels=3, max_pixels=10_000, max_bytes=1_000_000)
+        assert np.array_equal(fit_square(pixels, 32, "crop"), row)
+
+
+def test_pixels_and_labels_are_read_only(root: Path, work: Path):
+    cache = build(root, work)
+
+    assert isinstance(cache.pixels, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        cache.pixels[0] = 0
+    with pytest.raises(ValueError, match="read-only"):
+        cache.labels[0] = 1
+
+
+def test_grey_rows_have_one_channel(root: Path, work: Path):
+    assert build(root, work, channels=1).pixels.shape == (12, 32, 32, 1)
+
+
+def test_nobody_else_may_read_the_cache(root: Path, work: Path):
+    old = os.umask(0)
+    try:
+        build(root, work)
+    finally:
+        os.umask(old)
+
+    assert work.stat().st_mode & 0o777 == 0o700
+    assert {p.stat().st_mode & 0o777 for p in work.iterdir()} == {0o600}
+
+
+def test_a_whole_cache_is_opened_without_decoding(root: Path, work: Path, decoded: list[str]):
+    first = build(root, work)
+    assert len(decoded) == 12
+
+    second = build(root, work)
+
+    assert len(decoded) == 12
+    assert np.array_equal(first.pixels, second.pixels)
+    assert first.names == second.names
+    assert published(work) == [".json", ".u8"]
+
+
+@pytest.mark.parametrize("change", ["touched", "added", "removed"])
+def test_a_changed_folder_is_decoded_again(root: Path, work: Path, decoded: list[str], change: str):
+    build(root, work)
+    if change == "touched":
+        image(root / "car/000.png", seed=99)
+        os.utime(root / "car/000.png", ns=(0, 5))
+    elif change == "added":
+        image(root / "car/new.png")
+    else:
+        (root / "car/000.png").unlink()
+    decoded.clear()
+
+    cache = build(root, work)
+
+    assert len(decoded) == len(cache.names) == {"touched": 12, "added": 13, "removed": 11}[change]
+    assert published(work) == [".json", ".u8"]  # the stale one is gone
+
+
+@pytest.mark.parametrize(
+    "change", [{"resolution": 16}, {"levels": 1}, {"channels": 1}, {"fit": "pad"}]
+)
+def test_other_settings_make_another_cache(root: Path, work: Path, decoded: list[str], change: Any):
+    build(root, work)
+    build(root, work, **change)
+
+    assert len(decoded) == 24
+
+
+def test_what_cannot_be_used_is_counted_by_reason(tmp_path: Path, work: Path):
+    root = folder_of(tmp_path / "images", 60)
+    image(root / "car/small.png", side=20)
+    image(root / "car/large.png", side=120)
+    (root / "car/heavy.png").write_bytes(b"x" * 1_000_001)
+    (root / "car/text.png").write_bytes(b"hello")
+    (root / "tractor/half.png").write_bytes((root / "tractor/001.png").read_bytes()[:2000])
+    (root / "notes.txt").touch()
+    (root / "stray.png").touch()
+    os.mkfifo(root / "car/fifo.png")
+
+    for _ in range(2):  # built, then opened
+        cache = build(root, work)
+
+        assert cache.left_out == {
+            "no_class": 1,
+            "not_a_file": 1,
+            "not_an_image": 2,
+            "too_many_bytes": 1,
+            "too_many_pixels": 1,
+            "too_small": 1,
+            "truncated": 1,
+        }
+        assert len(cache.names) == len(cache.pixels) == len(cache.labels) == 60
+        assert cache.labels.tolist() == [CLASSES.index(name.split("/")[0]) for name in cache.names]
+        last = decode(root / cache.names[-1], channels=3, max_pixels=10_000, max_bytes=1_000_000)
+        assert np.array_equal(fit_square(last, 32, "crop"), cache.pixels[-1])
+
+
+def test_a_coarse_camera_gives_a_coarse_native_resolution(tmp_path: Path, work: Path):
+    for seed in range(20):
+        image(tmp_path / "images/car" / f"{seed}.png", side=40 if seed < 18 else 18, seed=seed)
+
+    cache = build(tmp_path / "images", work)
+
+    assert cache.native_resolution == 16
+    assert cache.pixels.shape == (20, 16, 16, 3)
+
+
+def test_files_that_do_not_decode_do_not_count_for_the_95_percent(tmp_path: Path, work: Path):
+    """2 of 38 headers say 18 px: 94.7 % reach 32 px. One of the two is truncated: 97.3 % do."""
+    root = folder_of(tmp_path / "images", 36)
+    image(root / "car/small.png", side=18)
+    image(root / "car/half.png", side=18)
+    (root / "car/half.png").write_bytes((root / "car/half.png").read_bytes()[:600])
+
+    cache = build(root, work)
+
+    assert cache.native_resolution == 32
+    assert cache.left_out == {"too_small": 1, "truncated": 1}
+    assert cache.pixels.shape == (36, 32, 32, 3)
+
+
+def test_images_that_are_all_too_small_are_refused(tmp_path: Path, work: Path):
+    image(tmp_path / "images/car/a.png", side=6)
+
+    with pytest.raises(DataError, match=r"only 0 of 1 reach 8 px .* at least 95 % must"):
+        build(tmp_path / "images", work)
+
+
+def test_a_folder_of_broken_files_is_refused(tmp_path: Path, work: Path):
+    (tmp_path / "images/car").mkdir(parents=True)
+    (tmp_path / "images/car/a.png").write_bytes(b"x")
+
+    with pytest.raises(DataError, match="images: none can be read"):
+        build(tmp_path / "images", work)
+
+
+@pytest.mark.parametrize("steps", [0, 5, 12, 13, 20, 23])
+def test_a_stopped_build_publishes_nothing_and_goes_on(
+    root: Path, work: Path, decoded: list[str], steps: int
+):
+    with pytest.raises(Interrupted, match=f"stopped at step {steps} of 24. Run the same command"):
+        build(root, work, should_stop=stop_after(steps))
+    assert published(work) == []
+
+    cache = build(root, work)
+
+    assert sorted(decoded) == sorted(Path(name).name for name in cache.names)  # none twice
+    whole = build(root, work.with_name("other"))
+    assert np.array_equal(whole.pixels, cache.pixels)
+    assert not list(work.glob("*.part"))
+
+
+def test_an_exception_keeps_what_was_decoded(
+    root: Path, work: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    counting = _cache_build.decode
+
+    def failing(path: Path, **limits: int) -> np.ndarray:
+        if len(decoded) == 7:
+            raise KeyboardInterrupt
+        return counting(path, **limits)
+
+    monkeypatch.setattr(_cache_build, "decode", failing)
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
+        build(root, work)
+    monkeypatch.setattr(_cache_build, "decode", counting)
+
+    build(root, work)
+
+    assert len(decoded) == 12
+
+
+def test_leftovers_of_another_build_are_removed(root: Path, work: Path):
+    with pytest.raises(Interrupted, match="stopped"):
+        build(root, work, should_stop=stop_after(20))
+    image(root / "car/new.png")
+
+    build(root, work)
+
+    assert len(list(work.iterdir())) == 2
+
+
+def damage_missing(path: Path) -> None:
+    path.unlink()
+
+
+def damage_empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def damage_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def damage_long(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"0")
+
+
+def damage_flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def damage_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def damage_link(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize("suffix", [".u8", ".json"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_missing,
+        damage_empty,
+        damage_short,
+        damage_long,
+        damage_flip,
+        damage_fifo,
+        damage_link,
+    ],
+)
+def test_a_damaged_cache_is_built_again(
+    root: Path, work: Path, decoded: list[str], suffix: str, damage: Callable[[Path], None]
+):
+    expected = np.array(build(root, work).pixels)
+    (path,) = work.glob(f"*{suffix}")
+    damage(path)
+
+    cache = build(root, work)
+
+    assert len(decoded) == 24
+    assert np.array_equal(expected, cache.pixels)
+
+
+@pytest.mark.parametrize("damage", [damage_missing, damage_empty, damage_short, damage_fifo])
+@pytest.mark.parametrize("suffix", [".u8.part", ".json.part"])
+def test_a_damaged_half_cache_starts_again(
+    root: Path, work: Path, decoded: list[str], suffix: str, damage: Callable[[Path], None]
+):
+    with pytest.raises(Interrupted, match="stopped"):
+        build(root, work, should_stop=stop_after(20))
+    (path,) = work.glob(f"*{suffix}")
+    damage(path)
+
+    cache = build(root, work)
+
+    assert len(decoded) == 8 + 12
+    assert np.array_equal(build(root, work.with_name("other")).pixels, cache.pixels)
+
+
+def test_a_record_without_its_digest_does_not_count(root: Path, work: Path, decoded: list[str]):
+    """A record moved by one image would move every label after it."""
+    build(root, work)
+    (path,) = work.glob("*.json")
+    record = json.loads(path.read_text())
+    record["body"]["left_out"] = {"truncated": [3]}
+    path.write_text(json.dumps(record))
+
+    assert build(root, work).left_out == {}
+    assert len(decoded) == 24
+
+
+def test_progress_counts_headers_and_decodings(root: Path, work: Path):
+    steps: list[tuple[int, int]] = []
+    build(root, work, progress=lambda done, total: steps.append((done, total)))
+
+    assert steps == [(done, 24) for done in range(25)]
+
+
+def test_a_full_disk_is_a_matter_of_resources(
+    root: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Full:
+        free = 5 << 20
+
+    monkeypatch.setattr(_cache_build.shutil, "disk_usage", lambda _: Full)
+
+    with pytest.raises(ResourceError, match="5 MiB are free; expected 16 MiB for the image cache"):
+        build(root, work)
+
+
+def test_a_failing_write_is_a_matter_of_resources(
+    root: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+
+    with pytest.raises(ResourceError, match=r"cannot be written .No space left on device."):
+        build(root, work)
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(root: Path, tmp_path: Path):
+    (tmp_path / "file").touch()
+
+    with pytest.raises(ResourceError, match=r"file: cannot be made .File exists.; expected"):
+        build(root, tmp_path / "file")
+
+
+def test_a_disk_that_lies_is_found_out(root: Path, work: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cache_module, "sha256_of", lambda _: "0" * 64)
+
+    with pytest.raises(ResourceError, match="does not read back as it was written"):
+        build(root, work)
