@@ -112,7 +112,7 @@ def _member(
     if sha256(rebuilt) != digest:
         raise _damaged(
             name,
-            f"{manifest.id} comes back as {sha256(rebuilt)[:12]}, its recorded sha256 is {digest[:12]}",
+            f"{manifest.id} comes back as {sha256(rebuilt)[:12]}, recorded is {digest[:12]}",
         )
     return BranchFile(f"{manifest.id}.onnx", manifest, plan, parameters, digest, len(rebuilt))
 

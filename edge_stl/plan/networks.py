@@ -180,7 +180,7 @@ def _cnn(base: int) -> Callable[[int, int, int], tuple[Layer, ...]]:
         for index, plane in enumerate(planes):
             last = index == len(planes) - 1
             width = max(_FEWEST, 4 * base >> (len(planes) - 1 - index))
-            twice = plane <= _LARGE_PLANE and not (last and index > 1)
+            twice = plane <= _LARGE_PLANE and not (last and index > 0)
             body += [Conv(width), Norm(), Relu()] * (1 + twice)
             if not last:
                 body.append(MaxPool())
