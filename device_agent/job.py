@@ -320,7 +320,9 @@ def _manifest(
         images=Images(train=trained.train_counts, validation=trained.validation_counts),
         validation=Validation(accuracy=trained.accuracy, log_loss=trained.log_loss),
         temperature=trained.temperature,
-        training=TrainingRecord(threads=job.threads, **asdict(settings)),
+        training=TrainingRecord(
+            threads=job.threads, **asdict(settings) | {"batch_size": trainer.batch_size}
+        ),
         versions={
             "edge_stl": __version__,
             "python": platform.python_version(),

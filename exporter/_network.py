@@ -80,7 +80,5 @@ def add_network(  # noqa: C901  (one case per layer)
                 current = graph.node("Flatten", [pooled], out, axis=1)
             case nets.Flatten():
                 current = graph.node("Flatten", [current], out, axis=1)
-            case nets.Dropout():
-                pass
         before = step.layer
     return current

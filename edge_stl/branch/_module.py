@@ -44,8 +44,6 @@ def _torch_layer(step: nets.Step) -> nn.Module:  # noqa: PLR0911  (one way out p
             return _PlaneMean()
         case nets.Flatten():
             return nn.Flatten()
-        case nets.Dropout(rate=rate):
-            return nn.Dropout(rate)
 
 
 class _PlaneMean(nn.Module):

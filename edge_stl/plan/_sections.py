@@ -59,12 +59,16 @@ class Branch(Section):
 
 
 class Training(Section):
-    """Defaults every box uses unless its own command says otherwise."""
+    """Defaults every box uses unless its own command says otherwise.
+
+    Without ``batch_size`` a box takes 16 up to 5,000 training images, 32 up to 20,000, else 64:
+    small sets gain from more steps, large ones from speed.
+    """
 
     epochs: int = Field(default=30, ge=1, le=100_000)
     seed: int = Field(default=0, ge=0, lt=2**63)
     validation: float = Field(default=0.1, ge=0, le=0.5)
-    batch_size: int = Field(default=32, ge=2, le=65_536)
+    batch_size: int | None = Field(default=None, ge=2, le=65_536)
     learning_rate: Positive = 0.003
     weight_decay: NotNegative = 0.01
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)

@@ -49,14 +49,7 @@ class Dense:
     units: int
 
 
-@dataclass(frozen=True)
-class Dropout:
-    """Zeroes a share ``rate`` of the features while training; nothing in the graph."""
-
-    rate: float
-
-
-Layer = Conv | Norm | Relu | MaxPool | GlobalAveragePool | Flatten | Dense | Dropout
+Layer = Conv | Norm | Relu | MaxPool | GlobalAveragePool | Flatten | Dense
 Shape = tuple[int, ...]
 
 

@@ -25,6 +25,7 @@ class Ensemble:
     Attributes:
         classes: class names in output order.
         branches: ``branch.box`` ids, in the order of ``branch_probabilities``.
+        native_resolutions: of each branch's box, in the same order.
         resolution: R, rows and columns of the input.
         channels: 1 or 3.
 
@@ -54,6 +55,9 @@ class Ensemble:
             self._max_bytes: int = limits.get("max_image_bytes", 100_000_000)
             manifests = [member["manifest"] for member in record["members"]]
             self.branches: tuple[str, ...] = tuple(f"{m['branch']}.{m['box']}" for m in manifests)
+            self.native_resolutions: tuple[int, ...] = tuple(
+                m["native_resolution"] for m in manifests
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"{self._path}: its metadata is damaged ({type(error).__name__}: {error}). Merge "

@@ -27,6 +27,7 @@ class Evaluation:
         branch_macro: ``branch.box`` to macro accuracy, 0..1.
         left_out: files not used, by reason.
         probabilities: ``(N, K)`` float32.
+        branch_probabilities: ``(N, branches, K)`` float32.
         labels: ``(N,)`` int64.
     """
 
@@ -35,6 +36,7 @@ class Evaluation:
     branch_macro: dict[str, float]
     left_out: dict[str, int]
     probabilities: NDArray[np.float32]
+    branch_probabilities: NDArray[np.float32]
     labels: NDArray[np.int64]
 
 
@@ -93,5 +95,6 @@ def evaluate(
         branch_macro={name: s.macro_accuracy for name, s in branches.items()},
         left_out=dict(sorted(left_out.items())),
         probabilities=probabilities,
+        branch_probabilities=each,
         labels=labels,
     )

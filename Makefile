@@ -1,0 +1,58 @@
+# Two commands matter: `make demo` and `make test`. Both set everything up in .venv first.
+#
+#   make demo [DATA=folder]   the whole way on one machine, pictures at the end
+#   make test                 the tests
+#   make lint types imports   style, types, import contracts
+#   make bench-mnist bench-roadside   the measurements of docs/results.md
+#
+# TORCH_INDEX=URL is passed to pip as an extra index, for machines where the plain index would
+# bring a CUDA build: https://download.pytorch.org/whl/cpu
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= $(if $(DATA),demo-own,demo-out)
+EXTRA_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
+
+.PHONY: demo test lint types imports check setup bench-mnist bench-roadside bench-speed clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"edge-stl needs Python 3.11 or newer; {sys.executable} is {v.major}.{v.minor}. Try: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(EXTRA_INDEX) -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(EXTRA_INDEX) -c constraints.txt \
+		-e '.[demo]' pytest hypothesis scipy ruff mypy import-linter
+	touch $@
+
+demo: setup
+	$(BIN)/edge-stl demo $(if $(DATA),--data "$(DATA)",) -o "$(OUT)"
+
+test: setup
+	$(BIN)/python -m pytest -p no:cacheprovider
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+imports: setup
+	$(BIN)/lint-imports
+
+check: lint types imports test
+
+bench-mnist: setup
+	$(BIN)/python -m benchmarks.mnist --seeds 3
+
+bench-roadside: setup
+	$(BIN)/python -m benchmarks.roadside --seeds 3
+
+bench-speed: setup
+	$(BIN)/python -m benchmarks.speed
+
+clean:
+	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
