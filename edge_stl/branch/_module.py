@@ -33,9 +33,9 @@ def _torch_layer(step: nets.Step) -> nn.Module:  # noqa: PLR0911  (one way out p
             return layer
         case nets.Dense(units=units):
             return nn.Linear(features, units)
-        case nets.Norm():
-            flat = len(step.before) == 1
-            return nn.BatchNorm1d(features) if flat else nn.BatchNorm2d(features)
+        case nets.Norm(learned=learned):
+            norm = nn.BatchNorm1d if len(step.before) == 1 else nn.BatchNorm2d
+            return norm(features, affine=learned)
         case nets.Relu():
             return nn.ReLU()
         case nets.MaxPool():
@@ -94,8 +94,11 @@ def _affine(
     norm: nn.BatchNorm1d | nn.BatchNorm2d,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     mean, variance = _present(norm.running_mean), _present(norm.running_var)
-    scale = _numpy(norm.weight) / np.sqrt(_numpy(variance) + norm.eps)
-    return scale, _numpy(norm.bias) - _numpy(mean) * scale
+    scale = 1 / np.sqrt(_numpy(variance) + norm.eps)
+    shift = -_numpy(mean) * scale
+    if norm.affine:
+        scale, shift = _numpy(norm.weight) * scale, _numpy(norm.weight) * shift + _numpy(norm.bias)
+    return scale, shift
 
 
 def _present(tensor: Tensor | None) -> Tensor:

@@ -19,7 +19,13 @@ class Conv:
 
 @dataclass(frozen=True)
 class Norm:
-    """Batch normalization; folded into a `Conv` or `Dense` right before it, else kept."""
+    """Batch normalization; folded into a `Conv` or `Dense` right before it, else kept.
+
+    Without ``learned`` it only standardizes: right at the input, where a learned scale would be
+    one more factor of the first convolution.
+    """
+
+    learned: bool = True
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,7 @@ def _mlp(channels: int, size: int, classes: int) -> tuple[Layer, ...]:
     """Two hidden layers as wide as the input, between 64 and 256, like the paper's FC networks."""
     width = min(256, max(64, channels * size * size))
     hidden: tuple[Layer, ...] = (Dense(width), Norm(), Relu())
-    return (Norm(), Flatten(), *hidden, *hidden, Dense(classes))
+    return (Norm(learned=False), Flatten(), *hidden, *hidden, Dense(classes))
 
 
 _SMALL_PLANE = 4
@@ -169,7 +175,7 @@ def _cnn(base: int) -> Callable[[int, int, int], tuple[Layer, ...]]:
         planes = [size]
         while planes[-1] > _SMALL_PLANE or (len(planes) == 1 and size > 1):
             planes.append(planes[-1] // 2)
-        body: list[Layer] = [Norm()]
+        body: list[Layer] = [Norm(learned=False)]
         for index, plane in enumerate(planes):
             last = index == len(planes) - 1
             width = max(_FEWEST, 4 * base >> (len(planes) - 1 - index))
