@@ -6,7 +6,8 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -158,10 +159,27 @@ def run_job(
         )
         _tell_left_out(cache, reporter)
         branches = _chosen(job, cache)
-        return [
-            _train_one(job, branch, cache, images.digest, work, reporter, should_stop)
-            for branch in branches
-        ]
+        with _torch_settings(job.threads):
+            return [
+                _train_one(job, branch, cache, images.digest, work, reporter, should_stop)
+                for branch in branches
+            ]
+
+
+@contextmanager
+def _torch_settings(threads: int) -> Iterator[None]:
+    """Set torch's process-wide switches for a job, and put them back after it."""
+    import torch  # an optional extra
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    # Decay makes tiny weights denormal, and some processors are a hundred times slower on those.
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(before)
 
 
 def _need_torch() -> None:
@@ -215,12 +233,8 @@ def _train_one(
     reporter: Reporter,
     should_stop: Callable[[], bool],
 ) -> JobFile:
-    import torch  # an optional extra
-
     from edge_stl.branch import Settings, Trainer  # brings torch
 
-    torch.set_num_threads(job.threads)
-    torch.set_flush_denormal(True)
     settings = Settings.from_plan(job.plan, **job.settings)
     trainer = Trainer(
         cache.pixels, cache.labels, plan=job.plan, branch_name=branch.name, settings=settings

@@ -33,7 +33,7 @@ class Graph:
         Raises:
             ValueError: the name is taken by other values.
         """
-        array = np.ascontiguousarray(values)
+        array = np.asarray(values, order="C")  # ascontiguousarray would make a scalar a vector
         tensor = TensorProto(
             name=name,
             data_type=helper.np_dtype_to_tensor_dtype(array.dtype),

@@ -44,7 +44,12 @@ class Options:
 
 
 def build_ensemble(
-    files: Sequence[BranchFile], weights: Sequence[float], *, options: Options, scale: float
+    files: Sequence[BranchFile],
+    weights: Sequence[float],
+    *,
+    options: Options,
+    scale: float,
+    made_by: str = __version__,
 ) -> bytes:
     """Return the bytes of the ensemble of these branch files, in the order given.
 
@@ -53,6 +58,7 @@ def build_ensemble(
         weights: one per file.
         options: layout and the rule the weights came from.
         scale: a of the fusion.
+        made_by: the version of edge-stl that is recorded as its maker.
     """
     plan = files[0].plan
     side, channels = plan.input.resolution, plan.input.channels
@@ -75,7 +81,7 @@ def build_ensemble(
             value(names.PROBABILITIES, TensorProto.FLOAT, ["batch", classes]),
             value(names.BRANCH_PROBABILITIES, TensorProto.FLOAT, ["batch", len(files), classes]),
         ],
-        metadata=_metadata(plan, files, weights, options, scale),
+        metadata=_metadata(plan, files, weights, options, scale, made_by),
     )
 
 
@@ -149,13 +155,14 @@ def _metadata(
     weights: Sequence[float],
     options: Options,
     scale: float,
+    made_by: str,
 ) -> dict[str, str]:
     record = {
         "plan": plan.to_document(),
         "plan_digest": plan.digest,
         "options": options.to_document(),
         "scale": scale,
-        "made_by": __version__,
+        "made_by": made_by,
         "members": [
             {"manifest": f.manifest.to_document(), "sha256": f.sha256, "weight": w}
             for f, w in zip(files, weights, strict=True)

@@ -19,7 +19,6 @@ from exporter.read import BranchFile
 from exporter.split import members_of
 
 
-WEIGHT_RULES = (*DATA_FREE, "plan")
 SCALE = 1.0
 """a of the fusion: 1 until a measurement says better."""
 

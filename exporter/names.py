@@ -32,3 +32,6 @@ PORTABLE_OPERATORS = frozenset({
     "Unsqueeze",
 })  # fmt: skip
 """What our graphs may hold: every target of `check` knows them at opset 17."""
+
+WEIGHT_RULES = ("reliability", "uniform", "geometric", "plan")
+LAYOUTS = ("nhwc", "nchw")

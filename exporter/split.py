@@ -24,6 +24,7 @@ class Content:
         plan: the common plan.
         options: how it was merged.
         scale: a of the fusion.
+        made_by: the version of edge-stl that merged it.
         files: the branch files in it, in order; `branch_bytes` gives their bytes.
         weights: one per file.
     """
@@ -31,6 +32,7 @@ class Content:
     plan: Plan
     options: Options
     scale: float
+    made_by: str
     files: tuple[BranchFile, ...]
     weights: tuple[float, ...]
 
@@ -79,13 +81,20 @@ def members_of(data: bytes, *, name: str) -> Content:
             (manifest_of(m["manifest"]), str(m["sha256"]), float(m["weight"]))
             for m in record["members"]
         ]
-        scale = float(record["scale"])
+        scale, made_by = float(record["scale"]), str(record["made_by"])
     except EdgeStlError as error:
         raise IntegrityError(str(error)) from None
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(name, f"its record is incomplete ({error})") from None
+    ids = sorted(manifest.id for manifest, *_ in entries)
+    held = sorted(n.removesuffix("/temperature") for n in tensors if n.endswith("/temperature"))
+    if ids != held:
+        raise _damaged(name, f"its record names {ids}, its graph holds {held}")
+    if options.weights not in names.WEIGHT_RULES or options.layout not in names.LAYOUTS:
+        raise _damaged(name, f"it was merged by {options}, which this version does not know")
     files = [_member(name, plan, manifest, digest, tensors) for manifest, digest, _ in entries]
-    return Content(plan, options, scale, tuple(files), tuple(weight for *_, weight in entries))
+    weights = tuple(weight for *_, weight in entries)
+    return Content(plan, options, scale, made_by, tuple(files), weights)
 
 
 def branch_bytes(file: BranchFile) -> bytes:

@@ -190,13 +190,17 @@ def _integrity(data: bytes, kind: str | None, name: str) -> list[Finding]:
             return [Finding(what, name, "merge the branch files again")]
         findings = [f for file in content.files for f in _vector_findings(file)]
         rebuilt = build_ensemble(
-            content.files, content.weights, options=content.options, scale=content.scale
+            content.files,
+            content.weights,
+            options=content.options,
+            scale=content.scale,
+            made_by=content.made_by,
         )
         if rebuilt != data:
             findings.append(
                 Finding(
                     "not byte for byte what merge writes for its branches: edited, saved by "
-                    "another program, or made by another version of edge-stl",
+                    "another program",
                     name,
                     "merge the branch files again",
                 )

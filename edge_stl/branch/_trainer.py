@@ -219,7 +219,11 @@ class Trainer:
         for index, values in self._optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": v.detach().cpu() for k, v in values.items()}
         tensors["steps_done"] = torch.tensor(self.steps_done)
-        return {name: tensor.contiguous() for name, tensor in tensors.items()}
+        # Copies: the parameters move on in place.
+        return {
+            name: tensor.clone(memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+        }
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Go on from `state`.

@@ -20,6 +20,8 @@ Exit codes: 0 done, 1 unexpected, 2 wrong use, 10 data, 20 machine or resources,
 resumable, 40 check not ok, 50 merge refused, 60 integrity. --debug shows the traceback.
 """
 
+_TYPER_INTERRUPTED = 130
+
 app = typer.Typer(
     help=_HELP,
     no_args_is_help=True,
@@ -72,9 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         code = app(args=arguments, prog_name="edge-stl", standalone_mode=False)
+        if code == _TYPER_INTERRUPTED:
+            raise KeyboardInterrupt  # noqa: TRY301
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # typer leaves by SystemExit on a broken pipe alone
         # Whoever read our output has enough of it; keep the interpreter from trying again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

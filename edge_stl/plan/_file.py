@@ -13,6 +13,7 @@ from edge_stl.plan._plan import Plan
 
 
 _MAX_BYTES = 4_000_000  # a plan of ten thousand classes is a tenth of that
+_WIDTH = 80  # of a value in a sentence: one line for a person
 
 
 def read_plan(path: Path | str) -> Plan:
@@ -33,7 +34,7 @@ def read_plan(path: Path | str) -> Plan:
         raise UsageError(f"{path}: larger than {_MAX_BYTES} bytes, which no plan is")
     try:
         document = tomllib.loads(raw.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also integers of thousands of digits
         raise UsageError(f"{path}: not a TOML file: {error}") from None
     return plan_from_document(document, where=str(path))
 
@@ -50,32 +51,52 @@ def plan_from_document(document: Any, *, where: str) -> Plan:
         return Plan.model_validate_json(text)
     except ValidationError as error:
         raise UsageError(f"{where}: {describe(error, Plan)}") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"{where}: holds a value that no plan has: {error}") from None
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> str:
     """Return one line that names every wrong key, its value, and what was expected."""
-    return "; ".join(_describe_one(dict(problem), model) for problem in error.errors())
+    problems: list[dict[str, Any]] = [dict(problem) for problem in error.errors()]
+    # pydantic also counts an array's items after dropping the wrong ones: said already.
+    told = [
+        problem
+        for problem in problems
+        if problem["type"] != "too_short"
+        or not any(
+            len(other["loc"]) > len(problem["loc"])
+            and other["loc"][: len(problem["loc"])] == problem["loc"]
+            for other in problems
+        )
+    ]
+    return "; ".join(_describe_one(problem, model) for problem in told)
 
 
 def _describe_one(problem: dict[str, Any], model: type[BaseModel]) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
+    where = _one_line(".".join(str(part) for part in problem["loc"]))
     kind, message = problem["type"], str(problem["msg"])
     if kind == "value_error":
         text = message.removeprefix("Value error, ")
         if where and not text.startswith(where):
-            return f"{where}: {problem['input']!r} {text}"
+            return f"{where}: {_short(problem['input'])} {text}"
         return text
     if kind == "extra_forbidden":
         keys = _keys_at(model, problem["loc"][:-1])
         return f"{where}: unknown key{nearest(str(problem['loc'][-1]), keys)}"
     if kind == "missing":
         return f"{where}: is missing"
-    value = repr(problem["input"])
-    if len(value) > 80:  # noqa: PLR2004  (one line for a person)
-        value = value[:77] + "..."
-    return f"{where}: {value}; {message[0].lower()}{message[1:]}"
+    return f"{where}: {_short(problem['input'])}; {message[0].lower()}{message[1:]}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _WIDTH else text[: _WIDTH - 3] + "..."
+
+
+def _one_line(text: str) -> str:
+    """Return text for a person: what a terminal would not print as itself is escaped, and cut."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return shown if len(shown) <= _WIDTH else shown[: _WIDTH - 3] + "..."
 
 
 def _keys_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:

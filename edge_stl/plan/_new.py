@@ -10,6 +10,7 @@ from edge_stl.errors import UsageError
 from edge_stl.plan._file import plan_from_document
 from edge_stl.plan._nearest import nearest
 from edge_stl.plan._plan import Plan
+from edge_stl.plan._sections import MOST_LEVELS
 
 
 BranchKind = Literal["single", "detail", "context", "all"]
@@ -69,11 +70,11 @@ def new_plan(
 
 
 def _transform(text: str, levels: int | None) -> tuple[dict[str, Any], Transform]:
-    if match := re.fullmatch(r"dct:([0-9]+)", text):
+    if match := re.fullmatch(r"dct:([0-9]{1,4})", text):
         size = int(match[1])
         if size not in (2, 4, 8):
             raise UsageError(f"--transform {text}: the block DCT has size 2, 4 or 8")
-        if levels is not None and 1 << levels != size:
+        if levels is not None and levels != size.bit_length() - 1:
             raise UsageError(
                 f"--levels {levels}: a DCT of size {size} has {size.bit_length() - 1}. Leave it out"
             )
@@ -84,6 +85,8 @@ def _transform(text: str, levels: int | None) -> tuple[dict[str, Any], Transform
             f"{nearest(text, wavelet_names())}"
         )
     count = _DEFAULT_LEVELS if levels is None else levels
+    if not 0 <= count <= MOST_LEVELS:
+        raise UsageError(f"--levels {count}: a plan has 0 to {MOST_LEVELS}")
     return (
         {"kind": "wavelet", "wavelet": text, "levels": count},
         Transform("wavelet", count, text),
@@ -158,8 +161,8 @@ def _key(key: str) -> str:
 
 
 def _value(value: Any) -> str:
-    # Strings, numbers, booleans and arrays of JSON are written the same way in TOML, once DEL is
-    # escaped; control characters cannot occur in a plan's names.
+    # Strings, numbers, booleans and arrays of JSON are written the same way in TOML, but for
+    # control characters, which a plan's names cannot have.
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items()) + " }"
     if isinstance(value, list):

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
+MOST_LEVELS = 8
 NAME_PATTERN = r"[a-z0-9][a-z0-9-]{0,31}"
 
 
@@ -46,7 +47,7 @@ class TransformSection(Section):
 
     kind: Literal["wavelet", "dct"]
     wavelet: str | None = None
-    levels: int | None = Field(default=None, ge=0, le=8)
+    levels: int | None = Field(default=None, ge=0, le=MOST_LEVELS)
     size: Literal[2, 4, 8] | None = None
 
 

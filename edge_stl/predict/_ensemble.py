@@ -58,7 +58,7 @@ class Ensemble:
             self.native_resolutions: tuple[int, ...] = tuple(
                 m["native_resolution"] for m in manifests
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise DataError(
                 f"{self._path}: its metadata is damaged ({type(error).__name__}: {error}). Merge "
                 "the branch files again"

@@ -1,0 +1,126 @@
+"""The folded numbers are the whole network: run through plain functions they give its logits."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edge_stl.branch import build_module, folded_parameters
+from edge_stl.plan import networks as nets
+from edge_stl.testing import assert_parity
+
+
+OWN = (
+    nets.Norm(),
+    nets.Conv(4),
+    nets.Relu(),
+    nets.Norm(),  # not foldable: the activation comes before it
+    nets.Conv(8, kernel=5),
+    nets.Norm(),
+    nets.MaxPool(),
+    nets.Flatten(),
+    nets.Norm(),
+    nets.Dense(6),
+    nets.Norm(),
+    nets.Relu(),
+    nets.Dense(5),
+)
+
+
+def restless(module: nn.Sequential) -> nn.Sequential:
+    """Return the module with batch norms that do something."""
+    generator = torch.Generator().manual_seed(0)
+    for layer in module:
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            layer.running_var.uniform_(0.5, 2.0, generator=generator)
+            layer.running_mean.normal_(generator=generator)
+            for parameter in layer.parameters():
+                parameter.data.uniform_(0.5, 2.0, generator=generator)
+    return module.eval()
+
+
+def forward(tensors: dict[str, np.ndarray], layers: tuple[nets.Layer, ...], x: Tensor) -> Tensor:
+    """Run the exported numbers as a merger would: no batch norm left."""
+    for index, layer in enumerate(layers):
+        own = {
+            name.split(".")[1]: torch.from_numpy(array)
+            for name, array in tensors.items()
+            if name.split(".")[0] == str(index)
+        }
+        match layer:
+            case nets.Conv(kernel=kernel):
+                x = functional.conv2d(x, own["weight"], own["bias"], padding=kernel // 2)
+            case nets.Dense():
+                x = x @ own["weight"].T + own["bias"]
+            case nets.Norm() if own:
+                x = x * own["scale"] + own["shift"]
+            case nets.Relu():
+                x = x.clamp_min(0)
+            case nets.MaxPool():
+                x = functional.max_pool2d(x, 2)
+            case nets.GlobalAveragePool():
+                x = x.mean(dim=(2, 3))
+            case nets.Flatten():
+                x = x.flatten(1)
+            case _:
+                assert not own
+    return x
+
+
+def assert_folds(layers: tuple[nets.Layer, ...], *, channels: int, size: int) -> None:
+    geometry = {"channels": channels, "size": size}
+    torch.manual_seed(0)
+    module = restless(build_module(layers, **geometry))
+    x = torch.rand(3, channels, size, size)
+
+    with torch.no_grad():
+        expected = module(x)
+        actual = forward(folded_parameters(module, layers, **geometry), layers, x)
+
+    assert expected.std() > 0.01
+    scale = expected.abs().max()
+    assert_parity(actual / scale, expected / scale, kind="float32")
+
+
+@pytest.mark.parametrize("name", nets.preset_names())
+@pytest.mark.parametrize("size", [1, 4, 9])
+def test_batch_norm_folds_into_the_presets(name: str, size: int):
+    layers = nets.preset(name, channels=6, size=size, classes=5)
+
+    assert_folds(layers, channels=6, size=size)
+
+
+def test_batch_norm_folds_only_where_it_may():
+    assert_folds(OWN, channels=2, size=6)
+    names = nets.parameter_shapes(OWN, channels=2, size=6)
+    assert {name for name in names if "scale" in name} == {"0.scale", "3.scale", "8.scale"}
+
+
+def test_exported_numbers_are_contiguous_float32():
+    module = build_module(OWN, channels=2, size=6).to(memory_format=torch.channels_last)
+
+    for array in folded_parameters(module, OWN, channels=2, size=6).values():
+        assert array.dtype == np.float32
+        assert array.flags.c_contiguous
+
+
+def test_folding_leaves_the_module_as_it_was():
+    module = restless(build_module(OWN, channels=2, size=6))
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+    folded = folded_parameters(module, OWN, channels=2, size=6)
+    for array in folded.values():
+        array[...] = 1
+
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_a_convolution_keeps_the_variance_through_relu():
+    torch.manual_seed(0)
+    module = build_module((nets.Conv(256),), channels=64, size=4)
+    weight = module[0].weight.detach()
+
+    assert float(weight.std()) == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.05)
+    assert not module[0].bias.any()

@@ -1,0 +1,267 @@
+"""What several rooms' tests share: fabricated branch files, generated images, JSON schemas."""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+
+SCHEMAS = Path(__file__).parents[1] / "docs" / "schemas"
+
+
+def _numbers(seed: int, shape: tuple[int, ...]) -> Any:
+    """Return float32 in [-0.3, 0.3) from PCG64's raw stream, which is the same in every numpy."""
+    raw = np.random.PCG64(seed).random_raw(int(np.prod(shape, dtype=np.int64))) >> np.uint64(40)
+    unit = raw.astype(np.float32) / np.float32(1 << 24)
+    return ((unit - np.float32(0.5)) * np.float32(0.6)).reshape(shape)
+
+
+def fabricated_parameters(plan: Any, branch: str, *, seed: int) -> dict[str, Any]:
+    """Return random tensors as a trained branch would have them."""
+    from exporter.branch import branch_shapes
+
+    shapes = branch_shapes(plan, branch)
+    return {
+        name: _numbers(1000 * seed + i, shape) for i, (name, shape) in enumerate(shapes.items())
+    }
+
+
+def fabricated_manifest(
+    plan: Any,
+    branch: str,
+    *,
+    box: str = "cam01",
+    resolution: int | None = None,
+    counts: Sequence[int] | None = None,
+    loss: float = 0.5,
+    logits: Any = None,
+    **changes: Any,
+) -> Any:
+    """Return a manifest as an agent would write it, without any training."""
+    from exporter.manifest import (
+        Images,
+        Manifest,
+        TestVector,
+        TrainingRecord,
+        Validation,
+    )
+
+    classes = len(plan.classes)
+    rows = np.zeros((2, classes)) if logits is None else logits
+    facts: dict[str, Any] = {
+        "format": 1,
+        "builder": 1,
+        "plan_digest": plan.digest,
+        "branch": branch,
+        "box": box,
+        "network": plan.branch(branch).network,
+        "native_resolution": resolution or plan.input.resolution,
+        "images": Images(train=tuple(counts or [10] * classes), validation=(1,) * classes),
+        "validation": Validation(accuracy=0.5, log_loss=loss),
+        "temperature": 1.3,
+        "training": TrainingRecord(
+            epochs=1,
+            seed=0,
+            batch_size=2,
+            learning_rate=0.1,
+            weight_decay=0.0,
+            label_smoothing=0.0,
+            threads=1,
+            device="cpu",
+        ),
+        "versions": {"edge_stl": "0.1"},
+        "test_vector": TestVector(
+            seed=5, logits=tuple(tuple(float(f"{v:.6g}") for v in row) for row in rows)
+        ),
+    }
+    return Manifest(**(facts | changes))
+
+
+def fabricated_branch(plan: Any, branch: str, *, seed: int = 0, **facts: Any) -> bytes:
+    """Return a branch file with random numbers and a true test vector; no torch, no training."""
+    from exporter._session import run
+    from exporter.branch import build_branch, export_branch
+    from exporter.manifest import vector_input
+
+    parameters = fabricated_parameters(plan, branch, seed=seed)
+    spec = plan.branch(branch)
+    inputs = vector_input(5, channels=plan.band_channels(spec), size=plan.band_size(spec))
+    draft = build_branch(fabricated_manifest(plan, branch, **facts), plan, parameters)
+    (logits,) = run(draft, {"bands": inputs})
+    return export_branch(
+        fabricated_manifest(plan, branch, logits=logits, **facts), plan, parameters
+    )
+
+
+@pytest.fixture(autouse=True)
+def subnormal_numbers() -> Iterator[None]:
+    """Give back what training switches off for the whole process; Hypothesis needs them."""
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "set_flush_denormal"):
+        torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="session")
+def parameters_of() -> Callable[..., dict[str, Any]]:
+    """As `fabricated_parameters`."""
+    return fabricated_parameters
+
+
+@pytest.fixture(scope="session")
+def manifest_for() -> Callable[..., Any]:
+    """As `fabricated_manifest`."""
+    return fabricated_manifest
+
+
+@pytest.fixture(scope="session")
+def fabricate() -> Callable[..., bytes]:
+    """As `fabricated_branch`."""
+    return fabricated_branch
+
+
+@pytest.fixture(scope="session")
+def fabricate_fleet() -> Callable[..., list[Path]]:
+    """Write one box per native resolution with every branch it carries.
+
+    Box 1 never saw class 1, the last box saw class 0 alone; the others saw every class.
+    """
+
+    def fleet(plan: Any, folder: Path, *, loss: float = 0.5, uneven: bool = True) -> list[Path]:
+        folder.mkdir(parents=True, exist_ok=True)
+        classes, files = len(plan.classes), []
+        resolutions = [*plan.resolutions, plan.input.resolution]
+        for i, resolution in enumerate(resolutions):
+            counts = [5 + i + 3 * c for c in range(classes)]
+            if uneven and i == 1:
+                counts[1] = 0
+            if uneven and i == len(resolutions) - 1:
+                counts[1:] = [0] * (classes - 1)
+            for j, branch in enumerate(plan.carried(resolution)):
+                path = folder / f"{branch.name}.box{i}.onnx"
+                path.write_bytes(
+                    fabricated_branch(
+                        plan,
+                        branch.name,
+                        box=f"box{i}",
+                        resolution=resolution,
+                        counts=counts,
+                        seed=10 * i + j,
+                        loss=loss,
+                        temperature=1.0 + 0.25 * i,
+                    )
+                )
+                files.append(path)
+        return files
+
+    return fleet
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Callable[..., Path]:
+    """Write a folder of class folders: class c is a bright bar at its own place, in noise."""
+
+    def write(
+        folder: Path,
+        classes: Sequence[str],
+        *,
+        count: int = 20,
+        side: int = 16,
+        channels: int = 3,
+        seed: int = 0,
+        names: str = "{:03}.png",
+    ) -> Path:
+        from PIL import Image
+
+        rng = np.random.default_rng(seed)
+        for c, name in enumerate(classes):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                pixels = rng.integers(0, 90, (side, side, channels))
+                start = c * side // len(classes)
+                bar = slice(start, start + max(1, side // len(classes)))
+                pixels[bar if i % 2 else slice(None), bar] += 120
+                grey = pixels[:, :, 0] if channels == 1 else pixels
+                Image.fromarray(grey.astype(np.uint8)).save(folder / name / names.format(i))
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def assert_schema() -> Callable[[Any, str], None]:
+    """Assert that a document holds to ``docs/schemas/<verb>.json``."""
+
+    def check(document: Any, verb: str) -> None:
+        schema = json.loads((SCHEMAS / f"{verb}.json").read_text())
+        problems = list(schema_problems(document, schema, "$"))
+        assert not problems, "; ".join(problems)
+
+    return check
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "null": (type(None),),
+}
+_KNOWN = {
+    "$schema", "$id", "title", "description", "type", "required", "properties", "items", "enum",
+    "const", "minimum", "maximum", "pattern", "minItems", "anyOf", "additionalProperties",
+}  # fmt: skip
+
+
+def schema_problems(  # noqa: C901, PLR0912  (one line per keyword)
+    value: Any, schema: Any, where: str
+) -> Iterable[str]:
+    """Yield every way in which a value breaks a schema; a keyword not known here is one too."""
+    if schema is True:
+        return
+    yield from (f"{where}: keyword {key} is not checked" for key in sorted({*schema} - _KNOWN))
+    if "anyOf" in schema and all(
+        list(schema_problems(value, option, where)) for option in schema["anyOf"]
+    ):
+        yield f"{where}: {value!r} is none of the alternatives"
+    names = schema.get("type", [])
+    kinds = [names] if isinstance(names, str) else names
+    if kinds and not any(_is(value, kind) for kind in kinds):
+        yield f"{where}: {value!r} is not of type {kinds}"
+        return
+    if "enum" in schema and value not in schema["enum"]:
+        yield f"{where}: {value!r} is not one of {schema['enum']}"
+    if "const" in schema and value != schema["const"]:
+        yield f"{where}: {value!r} is not {schema['const']!r}"
+    if _is(value, "number"):
+        low, high = schema.get("minimum", value), schema.get("maximum", value)
+        if not low <= value <= high:
+            yield f"{where}: {value} is not in {low}..{high}"
+    if isinstance(value, str) and not re.search(schema.get("pattern", ""), value):
+        yield f"{where}: {value!r} does not match {schema['pattern']}"
+    if isinstance(value, list):
+        if len(value) < schema.get("minItems", 0):
+            yield f"{where}: {len(value)} items, at least {schema['minItems']} are needed"
+        for index, item in enumerate(value):
+            yield from schema_problems(item, schema.get("items", True), f"{where}[{index}]")
+    if isinstance(value, dict):
+        own = schema.get("properties", {})
+        yield from (
+            f"{where}: {k} is missing" for k in schema.get("required", []) if k not in value
+        )
+        for key, item in value.items():
+            rest = schema.get("additionalProperties", True)
+            yield from schema_problems(item, own.get(key, rest), f"{where}.{key}")
+
+
+def _is(value: Any, kind: str) -> bool:
+    if isinstance(value, bool):
+        return kind == "boolean"
+    return isinstance(value, _TYPES[kind])

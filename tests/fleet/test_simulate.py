@@ -1,0 +1,138 @@
+"""A fleet on one machine: the real agent in processes of its own, one ensemble, honest scores."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_stl.cli import main
+from edge_stl.errors import DataError, Interrupted
+from edge_stl.fleet import _boxes
+from edge_stl.fleet._boxes import Box, train_boxes
+from edge_stl.fleet._simulate import centralized_plan
+from edge_stl.plan import new_plan, plan_from_document, plan_toml
+from exporter.ensemble import Options
+from exporter.merge import merge_paths
+from exporter.read import read_branch
+
+
+pytestmark = pytest.mark.slow
+CLASSES = ["bus", "car", "van"]
+
+
+@pytest.fixture(scope="module")
+def fleet(pictures: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fleet")
+    plan = new_plan(classes=CLASSES, resolution=16, levels=1, network="mlp-s", epochs=9)
+    (folder / "plan.toml").write_text(plan_toml(plan))
+    pictures(folder / "photos", CLASSES, count=20)
+    return folder
+
+
+Call = Callable[..., tuple[int, Any, str]]
+
+
+@pytest.fixture
+def simulate(fleet: Path, capsys: pytest.CaptureFixture[str]) -> Call:
+    def call(*options: str) -> tuple[int, Any, str]:
+        capsys.readouterr()
+        code = main(
+            ["simulate", str(fleet / "plan.toml"), str(fleet / "photos"), "-o", str(fleet / "run"),
+             "--boxes", "2", "--json", "--jobs", "2", *options]
+        )  # fmt: skip
+        out, err = capsys.readouterr()
+        return code, json.loads(out) if out else None, err
+
+    return call
+
+
+def test_a_whole_fleet_and_again_and_otherwise(
+    simulate: Call, fleet: Path, assert_schema: Callable[[Any, str], None]
+):
+    """Train, rerun in the same folder, and refuse other settings there."""
+    code, told, err = simulate("--epochs", "1", "--centralized")
+    assert (code, err) == (0, "")
+    assert_schema(told, "simulate")
+    (seed,) = told["seeds"]
+    assert [(r["box"], r["branch"], r["native_resolution"]) for r in seed["boxes"]] == [
+        ("box01", "a1", 8),
+        ("box02", "d1", 16),
+    ]
+    # 60 images: a fifth of each class is for the test, a tenth of the rest of each for validation
+    assert sum(r["images"] for r in seed["boxes"]) <= 48
+    assert seed["training_bytes"] == 0
+    assert seed["centralized"]["images"] > max(r["images"] for r in seed["boxes"])
+    assert told["mean"]["accuracy"] == seed["ensemble"]["accuracy"]
+    best = max(r["accuracy"] for r in seed["boxes"])
+    assert told["mean"]["best_box"] == best
+    assert told["mean"]["gain"] == pytest.approx(seed["ensemble"]["accuracy"] - best)
+    assert set(told["std"].values()) == {0.0}
+    run = fleet / "run"
+    assert json.loads((run / "results.json").read_text()) == told
+    files = sorted((run / "seed0" / "branches").iterdir())
+    assert [p.name for p in files] == ["a1.box01.onnx", "d1.box02.onnx"]
+    for path, row in zip(files, seed["boxes"], strict=True):
+        assert path.stat().st_size == row["bytes"]
+        assert read_branch(path).manifest.training.epochs == 1
+    ensemble = (run / "seed0" / "ensemble.onnx").read_bytes()
+    assert ensemble == merge_paths(files, options=Options()).model
+    assert len(ensemble) == seed["ensemble"]["bytes"]
+    dealt = [{p.read_bytes() for p in (run / "seed0" / "boxes" / b).rglob("*.png")} for b in
+             ("box02", "centralized")]  # fmt: skip
+    tested = {p.read_bytes() for p in (run / "seed0" / "test").rglob("*.png")}
+    assert len(tested) == 12
+    assert (len(dealt[0]), len(dealt[1])) == (24, 48)
+    assert not tested & (dealt[0] | dealt[1])
+
+    code, again, err = simulate("--epochs", "1")
+    assert (code, err) == (0, "")
+    assert again["seeds"] == [{**seed, "centralized": None}]
+
+    code, nothing, err = simulate("--epochs", "2")
+    assert (code, nothing) == (2, None)
+    assert "holds a simulation with other settings or images. Choose another -o" in err
+
+
+def test_centralized_is_the_same_network_on_the_whole_image():
+    plan = new_plan(classes=CLASSES, resolution=16, transform="dct:4", network="cnn-s")
+    document = plan.to_document() | {"fusion": {"weights": {"a2": 1.0}}}
+    central = centralized_plan(plan_from_document(document, where="test"))
+    assert [(b.bands, b.network) for b in central.branches] == [(("cA0",), "cnn-s")]
+    assert central.band_size(central.branches[0]) == 16
+    assert central.fusion.weights is None
+    assert (central.training, central.augment, central.input) == (
+        plan.training,
+        plan.augment,
+        plan.input,
+    )
+
+
+FAILING: list[tuple[int, str, type[Exception], int, str]] = [
+    (10, "edge-stl: images: none can be read", DataError, 10, "box b: images: none can be read"),
+    (30, "note\nedge-stl: stopped in branch x", Interrupted, 30, "box b: stopped in branch x"),
+    (-15, "", Interrupted, 30, "box b: exit code -15"),
+    (-9, "", Exception, 1, "box b: exit code -9"),
+]
+
+
+@pytest.mark.parametrize(("code", "err", "kind", "exit_code", "said"), FAILING)
+def test_what_a_box_says_when_it_fails_is_passed_on(
+    code: int,
+    err: str,
+    kind: type[Exception],
+    exit_code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+):
+    class Ran:
+        returncode, stdout, stderr = code, "", err
+
+    monkeypatch.setattr(_boxes.subprocess, "run", lambda *_, **__: Ran())
+    box = Box(name="b", images=tmp_path, out=tmp_path, work=tmp_path)
+    with pytest.raises(Exception, match=said) as caught:
+        train_boxes(tmp_path / "plan.toml", [box], jobs=1)
+    assert getattr(caught.value, "exit_code", None) == exit_code
+    assert kind is DataError or isinstance(caught.value, kind)

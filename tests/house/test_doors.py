@@ -1,0 +1,39 @@
+"""What each room exports: a name that appears or goes is a decision, written down here."""
+
+import importlib
+import inspect
+
+import pytest
+
+
+DOORS = {
+    "edge_stl.bands": "Band Bank Filter Transform bank wavelet_names",
+    "edge_stl.plan": "Branch NAME_PATTERN Plan describe nearest networks new_plan "
+    "plan_from_document plan_toml read_plan",
+    "edge_stl.fusion": "CLIP DATA_FREE Member Scores evidence fuse geometric_weights "
+    "largest_change log_prior member_probabilities plan_weights reliability reliability_weights "
+    "score softmax uniform_weights",
+    "edge_stl.images": "Fit ImageList REASONS UnreadableImage class_names decode fit_square "
+    "fitted_side native_resolution read_size scan",
+    "edge_stl.predict": "Ensemble Evaluation evaluate",
+    "edge_stl.layers": "Analysis Synthesis",
+    "edge_stl.branch": "Settings Trained Trainer build_module fit_temperature folded_parameters",
+    "edge_stl.fleet": "bands_picture",
+}
+
+
+@pytest.mark.parametrize("room", DOORS)
+def test_a_room_exports_these_names_and_no_others(room: str):
+    exported = {name for name in vars(importlib.import_module(room)) if not name.startswith("_")}
+
+    assert exported == set(DOORS[room].split())
+
+
+@pytest.mark.parametrize("room", DOORS)
+def test_a_room_and_the_classes_and_functions_it_exports_say_what_they_are(room: str):
+    module = importlib.import_module(room)
+
+    assert module.__doc__
+    for name in DOORS[room].split():
+        thing = getattr(module, name)
+        assert thing.__doc__ or not (inspect.isclass(thing) or inspect.isfunction(thing)), name
