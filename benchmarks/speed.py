@@ -22,13 +22,12 @@ import pywt
 from onnx import compose
 
 from benchmarks._common import guarded, parser, report
+from device_agent.branch_file import finish_branch
 from edge_stl.bands import Transform, bank
 from edge_stl.branch import Settings, Trainer
 from edge_stl.plan import Plan, new_plan
 from edge_stl.predict import Ensemble
-from exporter.branch import export_branch
 from exporter.ensemble import Options
-from exporter.manifest import Images, Manifest, TestVector, TrainingRecord, Validation, vector_input
 from exporter.merge import merge_paths
 
 
@@ -114,8 +113,6 @@ def _plan() -> Plan:
 
 def _four_branches(folder: Path) -> list[Path]:
     """Write four branch files of random numbers: speed does not depend on what was learned."""
-    import torch
-
     plan = _plan()
     rng = np.random.default_rng(0)
     paths = []
@@ -127,25 +124,9 @@ def _four_branches(folder: Path) -> list[Path]:
             images, labels, plan=plan, branch_name=branch.name, settings=Settings.from_plan(plan)
         )
         trainer.step()
-        done = trainer.finish()
-        shape = {"channels": plan.band_channels(branch), "size": plan.band_size(branch)}
-        logits = trainer.logits(torch.from_numpy(vector_input(1, **shape)))
-        manifest = Manifest(
-            format=1, builder=1, plan_digest=plan.digest, branch=branch.name, box=box,
-            network=branch.network, native_resolution=native,
-            images=Images(train=done.train_counts, validation=done.validation_counts),
-            validation=Validation(accuracy=done.accuracy, log_loss=done.log_loss),
-            temperature=done.temperature,
-            training=TrainingRecord(epochs=1, seed=0, batch_size=16, learning_rate=0.003,
-                                    weight_decay=0.01, label_smoothing=0.0, threads=1,
-                                    device="cpu"),
-            versions={"edge_stl": "bench"},
-            test_vector=TestVector(
-                seed=1, logits=tuple(tuple(float(v) for v in row) for row in logits)
-            ),
-        )  # fmt: skip
-        path = folder / f"{manifest.id}.onnx"
-        path.write_bytes(export_branch(manifest, plan, done.parameters))
+        finished = finish_branch(trainer, box=box, threads=1)
+        path = folder / finished.file_name
+        path.write_bytes(finished.data)
         paths.append(path)
     return paths
 

@@ -1,8 +1,6 @@
 """The agent's job on one box: images in, one branch file per branch out."""
 
-import importlib.metadata
 import os
-import platform
 import resource
 import sys
 import time
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from device_agent import checkpoint
+from device_agent.branch_file import finish_branch
 from device_agent.cache import ImageCache, build_cache
 from device_agent.work import WorkFolder
 from edge_stl import __version__
@@ -22,23 +21,14 @@ from edge_stl.durable import write_durably
 from edge_stl.errors import DataError, Interrupted, ResourceError, UsageError
 from edge_stl.images import scan
 from edge_stl.plan import Branch, Plan, nearest
-from exporter.branch import branch_shapes, export_branch
-from exporter.manifest import (
-    Images,
-    Manifest,
-    TestVector,
-    TrainingRecord,
-    Validation,
-    sha256,
-    vector_input,
-)
+from exporter.branch import branch_shapes
+from exporter.manifest import sha256
 
 
 if TYPE_CHECKING:
-    from edge_stl.branch import Settings, Trained, Trainer
+    from edge_stl.branch import Settings, Trainer
 
 CHECKPOINT_SECONDS = 20.0
-_VECTOR_SEED = 20240713
 
 
 class Reporter(Protocol):
@@ -183,6 +173,8 @@ def _torch_settings(threads: int) -> Iterator[None]:
 
 
 def _need_torch() -> None:
+    # Threads that wait by spinning slow each other down many times on a box that does other work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         import torch  # noqa: F401  (the missing-extra line must be ours)
     except ImportError:
@@ -233,12 +225,9 @@ def _train_one(
     reporter: Reporter,
     should_stop: Callable[[], bool],
 ) -> JobFile:
-    from edge_stl.branch import Settings, Trainer  # brings torch
+    from edge_stl.branch import Settings  # brings torch
 
     settings = Settings.from_plan(job.plan, **job.settings)
-    trainer = Trainer(
-        cache.pixels, cache.labels, plan=job.plan, branch_name=branch.name, settings=settings
-    )
     folder = work.branch(branch.name)
     key = checkpoint.resume_key(
         plan=job.plan.digest,
@@ -247,54 +236,35 @@ def _train_one(
         settings=asdict(settings),
         images=images_digest,
         native_resolution=cache.native_resolution,
+        layers=repr(job.plan.layers(branch)),
         version=__version__,
     )
     if job.fresh:
         checkpoint.discard(folder)
-    earlier = checkpoint.load(folder, key)
-    seconds = 0.0
-    if earlier is not None:
-        trainer.restore(earlier.tensors)
-        seconds = earlier.seconds
-        if earlier.threads != job.threads and not trainer.finished:
-            reporter.note(
-                f"{branch.name}: resumed with {job.threads} threads after {earlier.threads}; the "
-                "file will differ in its last digits from an uninterrupted run"
-            )
+    trainer, earlier = _started(
+        job, branch, cache, settings, checkpoint.load(folder, key), reporter
+    )
+    seconds = 0.0 if earlier is None else earlier.seconds
     began = time.monotonic()
 
-    def saved() -> float:
+    def save() -> float:
         total = seconds + time.monotonic() - began
         checkpoint.save(folder, key, checkpoint.Checkpoint(trainer.state(), total, job.threads))
         return total
 
-    last_save = began
-    new_steps = not trainer.finished
-    while not trainer.finished:
-        loss = trainer.step()
-        reporter.training(branch.name, trainer.steps_done, trainer.steps_total, trainer.epoch, loss)
-        if should_stop():
-            saved()
-            raise Interrupted(
-                f"stopped in branch {branch.name} after {trainer.steps_done} of "
-                f"{trainer.steps_total} steps; all of it is kept. The same command goes on there"
-            )
-        if time.monotonic() - last_save > CHECKPOINT_SECONDS:
-            saved()
-            last_save = time.monotonic()
-    if new_steps:
-        seconds = saved()
-    trained = trainer.finish()
-    manifest = _manifest(job, branch, cache, settings, trainer, trained)
-    data = export_branch(manifest, job.plan, trained.parameters)
-    path = job.out / f"{branch.name}.{job.box}.onnx"
-    write_durably(path, data)
+    if not trainer.finished:
+        _take_steps(trainer, save, reporter, should_stop)
+        seconds = save()
+    finished = finish_branch(trainer, box=job.box, threads=job.threads)
+    trained = finished.trained
+    path = job.out / finished.file_name
+    write_durably(path, finished.data)
     shapes = branch_shapes(job.plan, branch.name).values()
     return JobFile(
         branch=branch.name,
         box=job.box,
         file=str(path),
-        sha256=sha256(data),
+        sha256=sha256(finished.data),
         images=sum(trained.train_counts),
         classes_seen=sum(n > 0 for n in trained.train_counts),
         native_resolution=cache.native_resolution,
@@ -308,47 +278,59 @@ def _train_one(
     )
 
 
-def _manifest(
+def _started(
     job: Job,
     branch: Branch,
     cache: ImageCache,
     settings: "Settings",
-    trainer: "Trainer",
-    trained: "Trained",
-) -> Manifest:
-    import torch  # an optional extra
+    earlier: checkpoint.Checkpoint | None,
+    reporter: Reporter,
+) -> tuple["Trainer", checkpoint.Checkpoint | None]:
+    """Return a trainer at the checkpoint, or a new one and None where there is none that fits."""
+    from edge_stl.branch import Trainer  # brings torch
 
-    plan = job.plan
-    inputs = vector_input(
-        _VECTOR_SEED, channels=plan.band_channels(branch), size=plan.band_size(branch)
-    )
-    logits = trainer.logits(torch.from_numpy(inputs))
-    return Manifest(
-        format=1,
-        builder=1,
-        plan_digest=plan.digest,
-        branch=branch.name,
-        box=job.box,
-        network=branch.network,
-        native_resolution=cache.native_resolution,
-        images=Images(train=trained.train_counts, validation=trained.validation_counts),
-        validation=Validation(accuracy=trained.accuracy, log_loss=trained.log_loss),
-        temperature=trained.temperature,
-        training=TrainingRecord(
-            threads=job.threads, **asdict(settings) | {"batch_size": trainer.batch_size}
-        ),
-        versions={
-            "edge_stl": __version__,
-            "python": platform.python_version(),
-            "torch": importlib.metadata.version("torch"),
-            "numpy": importlib.metadata.version("numpy"),
-            "pywavelets": importlib.metadata.version("PyWavelets"),
-        },
-        test_vector=TestVector(
-            seed=_VECTOR_SEED,
-            logits=tuple(tuple(float(f"{v:.6g}") for v in row) for row in logits),
-        ),
-    )
+    def new() -> Trainer:
+        return Trainer(
+            cache.pixels, cache.labels, plan=job.plan, branch_name=branch.name, settings=settings
+        )
+
+    trainer = new()
+    if earlier is None:
+        return trainer, None
+    try:
+        trainer.restore(earlier.tensors)
+    except ValueError:
+        reporter.note(f"{branch.name}: its checkpoint does not fit; starting anew")
+        return new(), None
+    if earlier.threads != job.threads and not trainer.finished:
+        reporter.note(
+            f"{branch.name}: resumed with {job.threads} threads after {earlier.threads}; the "
+            "file will differ in its last digits from an uninterrupted run"
+        )
+    return trainer, earlier
+
+
+def _take_steps(
+    trainer: "Trainer",
+    save: Callable[[], object],
+    reporter: Reporter,
+    should_stop: Callable[[], bool],
+) -> None:
+    """Train to the end, with a checkpoint every now and then, and one more when asked to stop."""
+    name = trainer.branch.name
+    last_save = time.monotonic()
+    while not trainer.finished:
+        loss = trainer.step()
+        reporter.training(name, trainer.steps_done, trainer.steps_total, trainer.epoch, loss)
+        if should_stop():
+            save()
+            raise Interrupted(
+                f"stopped in branch {name} after {trainer.steps_done} of {trainer.steps_total} "
+                "steps; all of it is kept. The same command goes on there"
+            )
+        if time.monotonic() - last_save > CHECKPOINT_SECONDS:
+            save()
+            last_save = time.monotonic()
 
 
 def peak_rss_mb() -> float:

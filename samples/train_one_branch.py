@@ -6,25 +6,14 @@ This is what the agent does around its folders, checkpoints and progress bars. S
 with ``trainer.state()`` and go on with ``trainer.restore(state)``.
 """
 
-import importlib.metadata
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from edge_stl import __version__
+from device_agent.branch_file import finish_branch
 from edge_stl.branch import Settings, Trainer
 from edge_stl.plan import new_plan
-from exporter.branch import export_branch
-from exporter.manifest import (
-    Images,
-    Manifest,
-    TestVector,
-    TrainingRecord,
-    Validation,
-    vector_input,
-)
 
 
 OUT = Path("runs/samples")
@@ -49,31 +38,11 @@ while not trainer.finished:
     loss = trainer.step()
     if trainer.steps_done % 10 == 0:
         print(f"step {trainer.steps_done:3} of {trainer.steps_total}: loss {loss:.3f}")
-trained = trainer.finish()
-print(f"validation accuracy {trained.accuracy:.0%}, log-loss {trained.log_loss:.3f}")
+finished = finish_branch(trainer, box="my-desk", threads=1)
+accuracy, loss = finished.trained.accuracy, finished.trained.log_loss
+print(f"validation accuracy {accuracy:.0%}, log-loss {loss:.3f}")
 
-seed = 7
-noise = vector_input(seed, channels=plan.band_channels(branch), size=plan.band_size(branch))
-record = asdict(trainer.settings) | {"batch_size": trainer.batch_size}
-manifest = Manifest(
-    format=1,
-    builder=1,
-    plan_digest=plan.digest,
-    branch=branch.name,
-    box="my-desk",
-    network=branch.network,
-    native_resolution=SIDE,
-    images=Images(train=trained.train_counts, validation=trained.validation_counts),
-    validation=Validation(accuracy=trained.accuracy, log_loss=trained.log_loss),
-    temperature=trained.temperature,
-    training=TrainingRecord(threads=1, **record),
-    versions={"edge_stl": __version__, "torch": importlib.metadata.version("torch")},
-    test_vector=TestVector(
-        seed=seed,
-        logits=tuple(tuple(map(float, row)) for row in trainer.logits(torch.from_numpy(noise))),
-    ),
-)
 OUT.mkdir(parents=True, exist_ok=True)
-path = OUT / f"{manifest.id}.onnx"
-path.write_bytes(export_branch(manifest, plan, trained.parameters))
+path = OUT / finished.file_name
+path.write_bytes(finished.data)
 print(f"{path}: {path.stat().st_size:,} bytes")

@@ -86,6 +86,10 @@ class Trainer:
         settings: how to train.
 
     Attributes:
+        plan: the plan.
+        branch: the branch.
+        native_resolution: rows and columns of the images.
+        settings: how it is trained.
         batch_size: images per step, nearly.
         steps_done: optimizer steps so far.
         steps_total: steps of the whole run.
@@ -104,7 +108,7 @@ class Trainer:
         settings: Settings,
     ) -> None:
         self.settings = settings
-        self._images, self._labels, self._plan = images, labels, plan
+        self._images, self._labels, self.plan = images, labels, plan
         self._train, self._validation = split_validation(
             labels, share=plan.training.validation, seed=settings.seed
         )
@@ -115,14 +119,16 @@ class Trainer:
             )
         counts = np.bincount(labels[self._train], minlength=len(plan.classes))
         self._seen = np.flatnonzero(counts)
-        self._branch = plan.branch(branch_name)
-        self._side = images.shape[1]
+        self.branch = plan.branch(branch_name)
+        self.native_resolution = images.shape[1]
         self._device = torch.device(settings.device)
         filters = bank(
-            plan.bank, native_level=plan.native_level(self._side), bands=self._branch.bands
+            plan.bank,
+            native_level=plan.native_level(self.native_resolution),
+            bands=self.branch.bands,
         )
-        self._analysis = Analysis(filters, resolution=self._side).to(self._device)
-        self._layers = plan.layers(self._branch)
+        self._analysis = Analysis(filters, resolution=self.native_resolution).to(self._device)
+        self._layers = plan.layers(self.branch)
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
             module = build_module(self._layers, **self._geometry)
@@ -141,8 +147,8 @@ class Trainer:
     @property
     def _geometry(self) -> dict[str, int]:
         return {
-            "channels": self._plan.band_channels(self._branch),
-            "size": self._plan.band_size(self._branch),
+            "channels": self.plan.band_channels(self.branch),
+            "size": self.plan.band_size(self.branch),
         }
 
     @property
@@ -183,7 +189,7 @@ class Trainer:
         value = float(loss.detach())
         if not math.isfinite(value):
             raise CheckError(
-                f"branch {self._branch.name}: the loss is {value} at step {self.steps_done}; "
+                f"branch {self.branch.name}: the loss is {value} at step {self.steps_done}; "
                 "training diverged. Lower training.learning_rate in the plan"
             )
         return value
@@ -198,9 +204,9 @@ class Trainer:
         self._draws = _augment.draw(
             np.random.default_rng([self.settings.seed, 3, epoch]),
             len(self._labels),
-            side=self._side,
-            shift=self._plan.augment.shift,
-            flip=self._plan.augment.flip,
+            side=self.native_resolution,
+            shift=self.plan.augment.shift,
+            flip=self.plan.augment.flip,
         )
         self._epoch = epoch
 
@@ -240,6 +246,9 @@ class Trainer:
                     _, index, key = name.split(".")
                     moments.setdefault(int(index), {})[key] = tensor
             state = self._optimizer.state_dict()
+            wanted = range(sum(len(group["params"]) for group in state["param_groups"]))
+            if moments and sorted(moments) != list(wanted):
+                raise ValueError(f"moments of {len(moments)} tensors")  # noqa: TRY301
             state["state"] = moments
             self._optimizer.load_state_dict(state)
             # The fused step walks parameter and moments by address: they need the same layout.
@@ -248,7 +257,7 @@ class Trainer:
                     if tensor.shape == parameter.shape:
                         own[key] = torch.empty_like(parameter).copy_(tensor)
             self.steps_done = int(tensors["steps_done"])
-        except (KeyError, RuntimeError) as error:
+        except (KeyError, RuntimeError, ValueError) as error:
             raise ValueError(f"not a state of this branch: {error}") from None
 
     # -- the finished branch --------------------------------------------------------------------
@@ -263,8 +272,8 @@ class Trainer:
 
     def finish(self) -> Trained:
         """Fit the temperature, score the validation images and fold the numbers."""
-        floor = self._plan.privacy.min_count
-        classes = len(self._plan.classes)
+        floor = self.plan.privacy.min_count
+        classes = len(self.plan.classes)
         train = np.bincount(self._labels[self._train], minlength=classes)
         held = np.bincount(self._labels[self._validation], minlength=classes)
         train_counts = tuple(max(int(n), floor) if n else 0 for n in train)
@@ -276,7 +285,7 @@ class Trainer:
         ]
         logits = np.concatenate([np.zeros((0, classes), np.float32), *batches])
         temperature = fit_temperature(logits, labels, train_counts)
-        member = Member(self._branch.name, "", train_counts, temperature, 0.0)
+        member = Member(self.branch.name, "", train_counts, temperature, 0.0)
         probabilities = member_probabilities(logits, member)
         accuracy = float((probabilities.argmax(axis=1) == labels).mean()) if len(labels) else None
         loss = class_mean_log_loss(probabilities, labels, member.seen)

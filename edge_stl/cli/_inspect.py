@@ -90,7 +90,8 @@ def check(
             print_line(f"{finding.where}: {finding.what}. Fix: {finding.fix}")
     if findings:
         raise CheckError(
-            f"{file}: {len(findings)} findings for target {target.value}; expected none"
+            f"{file}: {len(findings)} finding{'s' * (len(findings) > 1)} for target "
+            f"{target.value}; expected none"
         )
     if not json:
         print_line(f"{file}: ok for {target.value}")

@@ -37,16 +37,18 @@ def predict(
                     "probability": round(float(probabilities[best]), 6),
                 }
             )
-        if not json:
-            last = rows[-1]
-            if "error" not in last:
-                print_line(f"{last['image']}  {last['label']}  {percent(last['probability'])}")
+        last = rows[-1]
+        if "error" in last and len(images) > 1:
+            typer.echo(f"edge-stl: {last['error']}", err=True)
+        elif "error" not in last and not json:
+            print_line(f"{last['image']}  {last['label']}  {percent(last['probability'])}")
     if json:
         print_json({"predictions": rows})
     failed = [row for row in rows if "error" in row]
     if failed:
-        more = "" if len(failed) == 1 else f" (and {len(failed) - 1} more)"
-        raise DataError(f"{failed[0]['error']}{more}")
+        if len(images) == 1:
+            raise DataError(failed[0]["error"])
+        raise DataError(f"predict: {len(failed)} of {len(images)} images have no answer")
 
 
 def evaluate(

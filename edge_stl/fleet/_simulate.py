@@ -113,6 +113,7 @@ def _claim(what: Simulation, images: ImageList, resolutions: Sequence[int]) -> N
         "boxes": what.boxes,
         "resolutions": list(resolutions),
         "branch": what.branch,
+        "weights": what.weights,
         "epochs": what.epochs,
     }
     marker = what.out / "simulation.json"

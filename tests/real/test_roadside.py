@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks._data import default_data
+from device_agent.branch_file import finish_branch
 from edge_stl.bands import bank
 from edge_stl.branch import Settings, Trainer
 from edge_stl.fusion import fuse
@@ -21,9 +22,7 @@ from edge_stl.images import decode, fit_square, scan
 from edge_stl.plan import Plan, new_plan
 from edge_stl.predict import Ensemble
 from edge_stl.testing import assert_parity
-from exporter.branch import export_branch
 from exporter.ensemble import Options
-from exporter.manifest import Images, Manifest, TestVector, TrainingRecord, Validation, vector_input
 from exporter.merge import Merged, merge_paths
 
 
@@ -75,25 +74,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         )  # fmt: skip
         while not trainer.finished:
             trainer.step()
-        done = trainer.finish()
-        shape = {"channels": plan.band_channels(branch), "size": plan.band_size(branch)}
-        logits = trainer.logits(torch.from_numpy(vector_input(1, **shape)))
-        manifest = Manifest(
-            format=1, builder=1, plan_digest=plan.digest, branch=branch.name, box=f"box{index}",
-            network=branch.network, native_resolution=native,
-            images=Images(train=done.train_counts, validation=done.validation_counts),
-            validation=Validation(accuracy=done.accuracy, log_loss=done.log_loss),
-            temperature=done.temperature,
-            training=TrainingRecord(epochs=8, seed=0, batch_size=16, learning_rate=0.003,
-                                    weight_decay=0.01, label_smoothing=0.0, threads=1,
-                                    device="cpu"),
-            versions={"edge_stl": "test"},
-            test_vector=TestVector(
-                seed=1, logits=tuple(tuple(float(v) for v in row) for row in logits)
-            ),
-        )  # fmt: skip
-        path = folder / f"{manifest.id}.onnx"
-        path.write_bytes(export_branch(manifest, plan, done.parameters))
+        finished = finish_branch(trainer, box=f"box{index}", threads=1)
+        path = folder / finished.file_name
+        path.write_bytes(finished.data)
         trainers.append(trainer)
         paths.append(path)
     merged = merge_paths(paths, options=Options())
