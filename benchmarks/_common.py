@@ -69,13 +69,17 @@ def commit() -> str:
     return head + ("+" if dirty else "")
 
 
+COMMIT = commit()
+"""Taken at the start: what is measured is the code that was there then."""
+
+
 def report(document: dict[str, Any], lines: Sequence[str], *, as_json: bool) -> None:
     """Print a result: one JSON object, or lines for a person and ``docs/results.md``."""
     if as_json:
         print(json.dumps(document, allow_nan=False))
         return
     command = f"python -m benchmarks.{Path(sys.argv[0]).stem} {' '.join(sys.argv[1:])}".strip()
-    print(f"\n`{command}`, commit {commit()}, {machine()}\n")
+    print(f"\n`{command}`, commit {COMMIT}, {machine()}\n")
     print("\n".join(lines))
 
 
