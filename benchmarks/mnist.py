@@ -51,7 +51,7 @@ def make_plan(epochs: int, network: str) -> Plan:
 def main() -> None:
     """Run the benchmark."""
     options = parser(__doc__)
-    options.add_argument("--epochs", type=int, default=6)
+    options.add_argument("--epochs", type=int, default=5)
     options.add_argument("--network", default="cnn-s")
     options.add_argument(
         "--select", action="store_true", help="measure on held-out training images"

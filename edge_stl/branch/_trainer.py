@@ -129,7 +129,7 @@ class Trainer:
         )
         self._analysis = Analysis(filters, resolution=self.native_resolution).to(self._device)
         self._layers = plan.layers(self.branch)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             module = build_module(self._layers, **self._geometry)
         # torch declares memory_format for tensors only, and takes it for modules

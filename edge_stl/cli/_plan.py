@@ -10,6 +10,8 @@ from edge_stl.cli import _options as opt
 from edge_stl.cli._output import print_json, print_line, print_table
 
 
+_SPLITS = {"test", "train", "training", "val", "valid", "validation"}
+
 app = typer.Typer(no_args_is_help=True, help="Make a plan, or look at one.")
 
 
@@ -111,7 +113,13 @@ def _class_names(text: str) -> list[str]:
 
     path = Path(text)
     if path.is_dir():
-        return class_names(path)
+        names = class_names(path)
+        if names and set(names) <= _SPLITS:
+            raise DataError(
+                f"{path}: its folders {names} are splits, not classes; expected class folders. "
+                f"Use {path / next((n for n in names if n.startswith('train')), names[-1])}"
+            )
+        return names
     if path.is_file():
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()

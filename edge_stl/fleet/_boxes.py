@@ -45,7 +45,7 @@ def train_boxes(
 
     Args:
         plan: the plan file.
-        boxes: the boxes.
+        boxes: the boxes, started in this order: those with the most work first ends soonest.
         jobs: processes at a time.
         threads: torch threads of each.
         done: called when a box has finished, with its rows.

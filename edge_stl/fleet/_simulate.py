@@ -118,7 +118,7 @@ def _claim(what: Simulation, images: ImageList, resolutions: Sequence[int]) -> N
     }
     marker = what.out / "simulation.json"
     if marker.is_file():
-        if json.loads(marker.read_bytes()) != facts:
+        if marker.read_bytes() != json.dumps(facts).encode():
             raise UsageError(
                 f"{what.out}: holds a simulation with other settings or images. Choose another "
                 "-o, or delete it"
@@ -174,11 +174,10 @@ def _one_seed(
         finished[0] += 1
         told(finished[0], total)
 
-    rows = [
-        row
-        for rows in train_boxes(what.out / "plan.toml", boxes, jobs=what.jobs, done=count)
-        for row in rows
-    ]
+    # A fine box has more pixels, and under `--branch all` more branches: it starts first.
+    finest_first = sorted(boxes, key=lambda box: -resolutions[boxes.index(box) % len(resolutions)])
+    trained = train_boxes(what.out / "plan.toml", finest_first, jobs=what.jobs, done=count)
+    rows = sorted((row for rows in trained for row in rows), key=lambda row: str(row["box"]))
     merged = merge_paths([Path(row["file"]) for row in rows], options=Options(weights=what.weights))
     ensemble_path = folder / "ensemble.onnx"
     write_durably(ensemble_path, merged.model)
