@@ -38,7 +38,7 @@ def predict(
                 }
             )
         last = rows[-1]
-        if "error" in last and len(images) > 1:
+        if "error" in last and len(images) > 1 and not json:
             typer.echo(f"edge-stl: {last['error']}", err=True)
         elif "error" not in last and not json:
             print_line(f"{last['image']}  {last['label']}  {percent(last['probability'])}")

@@ -120,8 +120,8 @@ CALLS: list[tuple[int, list[str], str]] = [
     (20, ["train", "plan.toml", "photos", "-o", "file/out", "--work", "w", "--box", "a"],
      "cannot be made"),
     # 40, 50, 60
-    (40, ["check", "tampered.onnx"], "findings for target portable"),
-    (40, ["check", "file"], "1 findings for target portable"),
+    (40, ["check", "tampered.onnx"], "finding for target portable"),
+    (40, ["check", "file"], "1 finding for target portable"),
     (50, ["merge", "branches/a1.box0.onnx", "branches/a1.box1.onnx", "other.onnx", "-o", "y"],
      "1 of 3 files refused"),
     (50, ["merge", "file", "-o", "y"], "no file may be merged"),
