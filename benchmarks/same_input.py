@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from benchmarks._common import guarded, parser, report
@@ -25,7 +26,7 @@ from edge_stl.plan import Plan, new_plan, plan_toml
 from edge_stl.predict import Ensemble
 from exporter._session import run
 from exporter.ensemble import Options
-from exporter.merge import merge_paths, native_bands
+from exporter.merge import merge_paths
 from exporter.read import BranchFile, read_branch
 from exporter.split import branch_bytes
 
@@ -88,10 +89,11 @@ def _one(transform: str, folders: Any, chosen: Any, out: Path) -> dict[str, Any]
     path = folder / "ensemble.onnx"
     write_durably(path, merge_paths([Path(row["file"])], options=Options()).model)
     return {"transform": transform, "bands": " ".join(plan.branch(file.manifest.branch).bands),
-            **_measured(plan, file, Ensemble(path), folders.test)}  # fmt: skip
+            **_measured(plan, file, path, folders.test)}  # fmt: skip
 
 
-def _measured(plan: Plan, file: BranchFile, ensemble: Ensemble, test: Path) -> dict[str, Any]:
+def _measured(plan: Plan, file: BranchFile, path: Path, test: Path) -> dict[str, Any]:
+    ensemble = Ensemble(path)
     images = scan(test, plan.classes)
     pixels = np.stack([ensemble.prepare(images.path(i)) for i in range(len(images))])
     small = np.stack([fit_square(image, NATIVE, "crop") for image in pixels])
@@ -101,7 +103,7 @@ def _measured(plan: Plan, file: BranchFile, ensemble: Ensemble, test: Path) -> d
     averaged = fine.reshape(n, c, NATIVE, factor, NATIVE, factor).mean(axis=(3, 5))
     from_box = _bands(plan, file, small.transpose(0, 3, 1, 2) / 255, native_level=1)
     exact = _bands(plan, file, averaged, native_level=1)
-    inside = native_bands(file, pixels)
+    inside = _inside(path, file, pixels)
     direct = _bands(plan, file, fine, native_level=0)
     each = ensemble.run(pixels)[1][:, 0]
     return {
@@ -112,6 +114,21 @@ def _measured(plan: Plan, file: BranchFile, ensemble: Ensemble, test: Path) -> d
         "unrounded": float(np.abs(inside - exact).max()),
         "rounded": float(np.abs(inside - from_box).max()),
     }
+
+
+def _inside(path: Path, file: BranchFile, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return what the branch's network is fed inside the graph, by asking onnxruntime for it."""
+    model = onnx.load(path)
+    prefix = f"{file.manifest.id}/"
+    first = next(node for node in model.graph.node if node.output[0].startswith(prefix))
+    value = first.output[0] if first.op_type == "Gather" else first.input[0]
+    model.graph.output.append(onnx.ValueInfoProto(name=value))
+    parts = [run(model.SerializeToString(), {"image": chunk})[-1] for chunk in _chunks(pixels)]
+    return np.concatenate(parts)
+
+
+def _chunks(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    return [pixels[i : i + 256] for i in range(0, len(pixels), 256)]
 
 
 def _bands(

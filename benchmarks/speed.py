@@ -5,8 +5,6 @@ plain onnxruntime; peak memory of a four-branch merge and of `predict`, each in 
 own. Medians of interleaved repetitions, one process at a time, one thread each.
 """
 
-import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -32,19 +30,21 @@ from exporter.merge import merge_paths
 
 
 REPEATS = 15
+_PEAK_OF = """
+import sys
+from edge_stl.cli import main
+code = main(sys.argv[1:])
+status = open("/proc/self/status").read()
+print(int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6)
+sys.exit(code)
+"""
 SIDE = 64
 
 
 def main() -> None:
     """Run the benchmark."""
     options = parser(__doc__)
-    options.add_argument(
-        "--peak", nargs=argparse.REMAINDER, help="print the peak memory of a verb, then exit"
-    )
     chosen = options.parse_args()
-    if chosen.peak:
-        _peak_of(chosen.peak)
-        return
     import torch
 
     torch.set_num_threads(1)
@@ -189,22 +189,10 @@ def _peaks(files: list[Path], folder: Path) -> dict[str, float]:
     peaks = {}
     for what, verb in verbs.items():
         ran = subprocess.run(  # noqa: S603  (ourselves)
-            [sys.executable, "-m", "benchmarks.speed", "--peak", *verb],
-            capture_output=True,
-            text=True,
-            check=True,
+            [sys.executable, "-c", _PEAK_OF, *verb], capture_output=True, text=True, check=True
         )
         peaks[what] = float(ran.stdout.splitlines()[-1])
     return peaks
-
-
-def _peak_of(verb: list[str]) -> None:
-    from edge_stl.cli import main as command
-
-    code = command(verb)
-    if code:
-        raise SystemExit(code)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
 
 
 if __name__ == "__main__":
