@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,14 +99,26 @@ def next_commands(demo: Demo) -> list[str]:
     ensemble = demo.out / "ensemble.onnx"
     some = next(p for p in sorted(demo.test.rglob("*")) if p.is_file())
     box = demo.document["seeds"][0]["boxes"][0]["box"]
+    run = _command()
     return [
-        f"edge-stl plan show {demo.out / 'plan.toml'}",
-        f"edge-stl inspect {ensemble}",
-        f"edge-stl predict {ensemble} {some}",
-        f"edge-stl merge {ensemble} --remove {box} -o {demo.out / f'without-{box}.onnx'}",
-        f"edge-stl evaluate {demo.out / f'without-{box}.onnx'} {demo.test}",
-        "edge-stl demo --data YOUR-FOLDER-OF-CLASS-FOLDERS -o demo-own",
+        f"{run} plan show {demo.out / 'plan.toml'}",
+        f"{run} inspect {ensemble}",
+        f"{run} predict {ensemble} {some}",
+        f"{run} merge {ensemble} --remove {box} -o {demo.out / f'without-{box}.onnx'}",
+        f"{run} evaluate {demo.out / f'without-{box}.onnx'} {demo.test}",
+        f"{run} demo --data YOUR-FOLDER-OF-CLASS-FOLDERS -o demo-own",
     ]
+
+
+def _command() -> str:
+    """Return how this installation's command can be called from here."""
+    if shutil.which("edge-stl"):
+        return "edge-stl"
+    beside = Path(sys.executable).with_name("edge-stl")
+    if not beside.is_file():
+        return f"{sys.executable} -m edge_stl"
+    here = Path.cwd()
+    return str(beside.relative_to(here) if beside.is_relative_to(here) else beside)
 
 
 def _digits(out: Path) -> tuple[Path, Path]:
