@@ -51,10 +51,10 @@ def demo(
     if json:
         print_json(document)
         return
-    mean, std = document["mean"], document["std"]
+    mean, std, count = document["mean"], document["std"], len(document["seeds"])
 
     def spread(value: float) -> str:
-        return f" ± {100 * value:.2f}" if len(document["seeds"]) > 1 else ""
+        return f" ± {100 * value:.2f}" if count > 1 else ""
 
     print_table(
         "",
@@ -77,7 +77,7 @@ def demo(
         left=2,
     )  # fmt: skip
     print_line(
-        f"mean of {len(document['seeds'])} seeds: the ensemble is {100 * mean['gain']:.2f} points "
+        f"mean of {count} seed{'s' * (count > 1)}: the ensemble is {100 * mean['gain']:.2f} points "
         "above the best single box; bytes exchanged in training: 0"
     )
     for name, what in (
