@@ -10,18 +10,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
 from device_agent import checkpoint
 from device_agent.branch_file import finish_branch
 from device_agent.cache import ImageCache, build_cache
 from device_agent.work import WorkFolder
 from edge_stl import __version__
-from edge_stl.durable import write_durably
-from edge_stl.errors import DataError, Interrupted, ResourceError, UsageError
+from edge_stl.durable import make_folder, write_durably
+from edge_stl.errors import DataError, Interrupted, UsageError
 from edge_stl.images import scan
 from edge_stl.plan import Branch, Plan, nearest
-from exporter.branch import branch_shapes
 from exporter.manifest import sha256
 
 
@@ -133,7 +130,7 @@ def run_job(
             f"--branch {job.branch}: not a branch of the plan{nearest(job.branch, choices)}"
         )
     images = scan(job.images, plan.classes)
-    _make_folder(job.out)
+    make_folder(job.out)
     with WorkFolder(job.work, job.box) as work:
         cache = build_cache(
             images,
@@ -179,16 +176,6 @@ def _need_torch() -> None:
         import torch  # noqa: F401  (the missing-extra line must be ours)
     except ImportError:
         raise UsageError("training needs torch: pip install 'edge-stl[train]'") from None
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResourceError(
-            f"{out}: cannot be made ({error.strerror}); expected a folder this user may write. "
-            "Choose another -o"
-        ) from None
 
 
 def _tell_left_out(cache: ImageCache, reporter: Reporter) -> None:
@@ -259,7 +246,6 @@ def _train_one(
     trained = finished.trained
     path = job.out / finished.file_name
     write_durably(path, finished.data)
-    shapes = branch_shapes(job.plan, branch.name).values()
     return JobFile(
         branch=branch.name,
         box=job.box,
@@ -269,7 +255,7 @@ def _train_one(
         classes_seen=sum(n > 0 for n in trained.train_counts),
         native_resolution=cache.native_resolution,
         validation={"accuracy": trained.accuracy, "log_loss": trained.log_loss},
-        parameters=sum(int(np.prod(shape)) for shape in shapes),
+        parameters=sum(array.size for array in trained.parameters.values()),
         epochs=settings.epochs,
         seconds=round(seconds, 3),
         peak_rss_mb=round(peak_rss_mb(), 1),

@@ -40,6 +40,21 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
             temporary.unlink()
 
 
+def make_folder(folder: Path) -> None:
+    """Make an output folder and its parents, unless it is there.
+
+    Raises:
+        ResourceError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(
+            f"{folder}: cannot be made ({error.strerror}); expected a folder this user may write. "
+            "Choose another -o"
+        ) from None
+
+
 def _sync_folder(folder: Path) -> None:
     with suppress(OSError):  # some file systems cannot flush a folder
         descriptor = os.open(folder, os.O_RDONLY)

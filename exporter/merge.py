@@ -12,11 +12,11 @@ from edge_stl.fusion import DATA_FREE, fuse, largest_change, plan_weights
 from exporter import names
 from exporter._session import check_model, run
 from exporter.agree import Agreement, Refusal, agree, read_all
-from exporter.branch import VECTOR_TOLERANCE, build_branch, vector_difference
+from exporter.branch import VECTOR_TOLERANCE, vector_difference
 from exporter.ensemble import Options, build_ensemble, class_prior
 from exporter.manifest import sha256
 from exporter.read import BranchFile
-from exporter.split import members_of
+from exporter.split import branch_bytes, members_of
 
 
 SCALE = 1.0
@@ -173,7 +173,7 @@ def _weights(files: Sequence[BranchFile], options: Options) -> NDArray[np.float6
 def _verify_vectors(files: Sequence[BranchFile]) -> None:
     """Run every branch on its own test vector: damaged arithmetic shows here, not in the field."""
     for file in files:
-        model = build_branch(file.manifest, file.plan, file.parameters)
+        model = branch_bytes(file)
         difference = vector_difference(file.manifest, file.plan, model)
         if difference > VECTOR_TOLERANCE:
             raise CheckError(
@@ -215,7 +215,7 @@ def branch_logits(file: BranchFile, images: NDArray[np.uint8]) -> NDArray[np.flo
     Returns:
         logits ``(N, K)`` float32.
     """
-    model = build_branch(file.manifest, file.plan, file.parameters)
+    model = branch_bytes(file)
     bands = native_bands(file, images)
     return run(model, {names.BRANCH_INPUT: bands})[0].astype(np.float32)
 

@@ -9,10 +9,10 @@ from onnx import TensorProto
 from edge_stl.errors import CheckError, EdgeStlError
 from exporter import names
 from exporter._session import check_model
-from exporter.branch import VECTOR_TOLERANCE, build_branch, vector_difference
+from exporter.branch import VECTOR_TOLERANCE, vector_difference
 from exporter.ensemble import build_ensemble
 from exporter.read import BranchFile, Unusable, branch_from_bytes, kind_of, parse_model, read_bytes
-from exporter.split import members_of
+from exporter.split import branch_bytes, members_of
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def _integrity(data: bytes, kind: str | None, name: str) -> list[Finding]:
 
 
 def _vector_findings(file: BranchFile) -> list[Finding]:
-    model = build_branch(file.manifest, file.plan, file.parameters)
+    model = branch_bytes(file)
     difference = vector_difference(file.manifest, file.plan, model)
     if difference <= VECTOR_TOLERANCE:
         return []

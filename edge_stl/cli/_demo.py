@@ -23,10 +23,7 @@ def demo(
         "demo-out"
     ),
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 3,
-    jobs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Boxes at a time; by default one per core.", show_default=False),
-    ] = None,
+    jobs: opt.Jobs = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:

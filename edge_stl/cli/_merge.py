@@ -170,18 +170,12 @@ def split(
 ) -> None:
     """Give every branch file back, byte for byte, as it went into the ensemble."""
     _need_merge_extra()
-    from edge_stl.durable import write_durably
-    from edge_stl.errors import ResourceError
+    from edge_stl.durable import make_folder, write_durably
     from exporter.read import read_bytes
     from exporter.split import branch_bytes, members_of
 
     content = members_of(read_bytes(ensemble), name=ensemble.name)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResourceError(
-            f"{out}: cannot be made ({error.strerror}). Choose another -o"
-        ) from None
+    make_folder(out)
     written = []
     for file in content.files:
         path = out / f"{file.manifest.id}.onnx"

@@ -22,3 +22,10 @@ ImageFolder = Annotated[
 EnsembleFile = Annotated[
     Path, typer.Argument(metavar="ENSEMBLE", help="An ensemble file.", show_default=False)
 ]
+Epochs = Annotated[
+    int | None, typer.Option(min=1, help="Instead of the plan's.", show_default=False)
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(min=1, help="Boxes at a time; by default one per core.", show_default=False),
+]

@@ -49,13 +49,8 @@ def simulate(
         ),
     ] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 1,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Instead of the plan's.", show_default=False)
-    ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Boxes at a time; by default one per core.", show_default=False),
-    ] = None,
+    epochs: opt.Epochs = None,
+    jobs: opt.Jobs = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:

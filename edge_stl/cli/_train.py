@@ -39,9 +39,7 @@ def train(
         str,
         typer.Option(help="auto: what only a box this fine can train; all: all it can; or a name."),
     ] = "auto",
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Instead of the plan's.", show_default=False)
-    ] = None,
+    epochs: opt.Epochs = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Instead of the plan's.", show_default=False)
     ] = None,

@@ -145,8 +145,6 @@ def _one_seed(
     if what.test is None:
         train, test = hold_out(images.labels, share=_TEST_SHARE, seed=seed)
     hands = [train[hand] for hand in deal(images.labels[train], boxes=what.boxes, seed=seed)]
-    options = ["--seed", str(plan.training.seed + seed)]
-    options += [] if what.epochs is None else ["--epochs", str(what.epochs)]
     width = max(2, len(str(what.boxes)))
     boxes = [
         Box(
@@ -155,12 +153,13 @@ def _one_seed(
             out=folder / "branches",
             work=folder / "work" / f"box{i + 1:0{width}d}",
             branch=what.branch,
-            options=tuple(options),
+            options=_train_options(what, seed),
         )
         for i in range(what.boxes)
     ]
-    for i, (box, hand) in enumerate(zip(boxes, hands, strict=True)):
-        _once(plan, images, hand, resolutions[i % len(resolutions)], box.images)
+    native = {box.name: resolutions[i % len(resolutions)] for i, box in enumerate(boxes)}
+    for box, hand in zip(boxes, hands, strict=True):
+        _once(plan, images, hand, native[box.name], box.images)
     test_folder = what.test
     if test is not None:
         test_folder = folder / "test"
@@ -175,7 +174,7 @@ def _one_seed(
         told(finished[0], total)
 
     # A fine box has more pixels, and under `--branch all` more branches: it starts first.
-    finest_first = sorted(boxes, key=lambda box: -resolutions[boxes.index(box) % len(resolutions)])
+    finest_first = sorted(boxes, key=lambda box: -native[box.name])
     trained = train_boxes(what.out / "plan.toml", finest_first, jobs=what.jobs, done=count)
     rows = sorted((row for rows in trained for row in rows), key=lambda row: str(row["box"]))
     merged = merge_paths([Path(row["file"]) for row in rows], options=Options(weights=what.weights))
@@ -192,6 +191,12 @@ def _one_seed(
         "centralized": central,
         "training_bytes": 0,
     }
+
+
+def _train_options(what: Simulation, seed: int) -> tuple[str, ...]:
+    """Return the arguments of ``edge-stl train`` that a repetition sets."""
+    epochs = () if what.epochs is None else ("--epochs", str(what.epochs))
+    return ("--seed", str(what.plan.training.seed + seed), *epochs)
 
 
 def _once(
@@ -243,14 +248,12 @@ def _centralized(
     plan_path = what.out / "centralized.toml"
     write_durably(plan_path, plan_toml(plan).encode())
     _once(plan, images, train, plan.input.resolution, folder / "boxes" / CENTRALIZED)
-    options = ["--seed", str(plan.training.seed + seed)]
-    options += [] if what.epochs is None else ["--epochs", str(what.epochs)]
     box = Box(
         name=CENTRALIZED,
         images=folder / "boxes" / CENTRALIZED,
         out=folder / CENTRALIZED,
         work=folder / "work" / CENTRALIZED,
-        options=tuple(options),
+        options=_train_options(what, seed),
     )
     ((row,),) = train_boxes(plan_path, [box], jobs=1, threads=what.jobs)
     merged = merge_paths([Path(row["file"])], options=Options(weights="uniform"))
