@@ -2,7 +2,8 @@
 
 Unit DC gain: the low-pass has gain 1 and the details the same factor, so a level-k wavelet band
 is PyWavelets' divided by ``2^k`` and a block-DCT band is ``scipy.fft.dctn(norm="ortho")``
-divided by b. Applied along rows (axis 0) and columns (axis 1), each axis carries the root of it.
+divided by b; for the polyphase transforms see `_polyphase`. Applied along rows (axis 0) and
+columns (axis 1), each axis carries the root of it.
 """
 
 import math
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_stl.bands._filter import IDENTITY, Filter
+from edge_stl.bands._polyphase import dct_terms, dft_terms
 from edge_stl.bands._transform import Transform
 
 
@@ -138,6 +140,10 @@ def bank(
 
 @lru_cache(maxsize=1024)
 def _band(transform: Transform, native_level: int, name: str) -> Band:
+    if transform.kind == "stl-dct":
+        return Band(name, *dct_terms(transform.side, name))
+    if transform.kind == "stl-dft":
+        return Band(name, *dft_terms(transform.side, name))
     if transform.kind == "dct":
         block = transform.block >> native_level
         rows, cols = _dct_axis(block, int(name[3])), _dct_axis(block, int(name[4]))

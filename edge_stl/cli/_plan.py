@@ -52,18 +52,24 @@ def new(
     ),
     channels: Annotated[int, typer.Option(help="1 (grey) or 3 (RGB).")] = 3,
     transform: Annotated[
-        str, typer.Option(help="A wavelet of PyWavelets, or dct:2, dct:4, dct:8.")
+        str,
+        typer.Option(
+            help="A wavelet of PyWavelets, dct:b with b = 2, 4, 8, or the paper's stl-dct:b and "
+            "stl-dft:b with b from 2 to 9."
+        ),
     ] = "haar",
     levels: Annotated[
         int | None, typer.Option(help="Levels of the wavelet; 2 unless said.", show_default=False)
     ] = None,
     branches: Annotated[
-        Branches,
+        Branches | None,
         typer.Option(
             help="single: every band alone; detail: the details of a level together; context: a "
-            "level with its approximation; all: every band in one branch."
+            "level with its approximation; all: every band in one branch. detail unless said, and "
+            "single for stl-dct and stl-dft, which have no levels.",
+            show_default=False,
         ),
-    ] = Branches.detail,
+    ] = None,
     network: Annotated[str, typer.Option(help="The network of every branch.")] = "cnn-s",
     name: Annotated[str, typer.Option(help="Name of the plan.")] = "plan",
     fit: Annotated[Fit, typer.Option(help="How a non-square image becomes square.")] = Fit.crop,
@@ -92,7 +98,7 @@ def new(
         channels=channels,
         transform=transform,
         levels=levels,
-        branches=branches.value,
+        branches=None if branches is None else branches.value,
         network=network,
         name=name,
         fit=fit.value,

@@ -47,8 +47,8 @@ def bands_picture(plan: Plan, pixels: NDArray[np.uint8]) -> bytes:
         x = side * zoom + 2 * _GAP + int(column * side * zoom)
         y = _MARGIN + int(row * side * zoom)
         edge = max(1, int(size * side * zoom) - 1)
-        first = name in plan.bank.approximation(plan.bank.levels)
-        paste(values if first else _stretched(values), x, y, edge)
+        lowpass = name == plan.bank.bands()[0]
+        paste(values if lowpass else _stretched(values), x, y, edge)
         label = (255, 220, 0)
         draw.text((x + 3, y + 2), name, fill=label, stroke_width=1, stroke_fill=(0, 0, 0))
     file = io.BytesIO()
@@ -59,12 +59,12 @@ def bands_picture(plan: Plan, pixels: NDArray[np.uint8]) -> bytes:
 def _place(plan: Plan, band: str) -> tuple[float, float, float]:
     """Return row, column and size of a band's tile as shares of the square."""
     transform = plan.bank
-    if transform.kind == "dct":
-        return (
-            int(band[3]) / transform.block,
-            int(band[4]) / transform.block,
-            1 / transform.block,
-        )
+    if transform.kind != "wavelet":
+        share = 1 / transform.block
+        # The polyphase bands have one index: they fill the square row by row.
+        index = divmod(transform.order(band), transform.block)
+        row, column = (int(band[3]), int(band[4])) if transform.kind == "dct" else index
+        return row * share, column * share, share
     size = 1.0 / (1 << int(band[2:]))
     # Detail along rows lies below the approximation, detail along columns to its right.
     return size * (band[1] in "HD"), size * (band[1] in "VD"), size

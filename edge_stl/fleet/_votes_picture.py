@@ -110,11 +110,11 @@ def _seen(
     names = plan.branch(branch).bands
     filters = bank(plan.bank, native_level=plan.native_level(native), bands=names)
     split = filters.analyze(small.transpose(2, 0, 1))
-    plain = plan.bank.approximation(plan.bank.levels)
+    lowpass = plan.bank.bands()[0]
     tiles = []
     for name in names[:4]:
         values = split[name].transpose(1, 2, 0)
-        if not (name.startswith("cA") or name in plain):
+        if not (name.startswith("cA") or name == lowpass):
             strongest = max(float(np.abs(values).max()), 1 / 255)
             values = 0.5 + values / (2 * strongest)
         tiles.append(np.pad(values, ((0, 1), (0, 1), (0, 0)), constant_values=1.0))

@@ -9,7 +9,7 @@ from edge_stl.bands import Transform, wavelet_names
 from edge_stl.errors import UsageError
 from edge_stl.plan._file import plan_from_document
 from edge_stl.plan._nearest import nearest
-from edge_stl.plan._plan import Plan
+from edge_stl.plan._plan import SIZES, Plan
 from edge_stl.plan._sections import MOST_LEVELS
 
 
@@ -24,7 +24,7 @@ def new_plan(
     channels: int = 3,
     transform: str = "haar",
     levels: int | None = None,
-    branches: BranchKind = "detail",
+    branches: BranchKind | None = None,
     network: str = "cnn-s",
     name: str = "plan",
     fit: str = "crop",
@@ -38,10 +38,12 @@ def new_plan(
         classes: class names in output order.
         resolution: R, rows and columns of the ensemble's input, divisible by ``2^levels``.
         channels: 1 (grey) or 3 (RGB).
-        transform: a wavelet's name, or ``dct:2``, ``dct:4``, ``dct:8``.
-        levels: wavelet levels, by default 2; a DCT has them from its size.
+        transform: a wavelet's name, or ``dct:b`` with b = 2, 4, 8, or the paper's ``stl-dct:b``
+            and ``stl-dft:b`` with b from 2 to 9.
+        levels: wavelet levels, by default 2; the others have none of their own.
         branches: ``single`` (every band alone), ``detail`` (the details of a level together),
-            ``context`` (a level with its approximation), ``all`` (every band in one branch).
+            ``context`` (a level with its approximation), ``all`` (every band in one branch); by
+            default ``detail``, or ``single`` where the transform has no levels.
         network: the preset every branch uses.
         name: the plan's name.
         fit: how a non-square image becomes square: ``crop``, ``pad`` or ``stretch``.
@@ -70,18 +72,11 @@ def new_plan(
 
 
 def _transform(text: str, levels: int | None) -> tuple[dict[str, Any], Transform]:
-    if match := re.fullmatch(r"dct:([0-9]{1,4})", text):
-        size = int(match[1])
-        if size not in (2, 4, 8):
-            raise UsageError(f"--transform {text}: the block DCT has size 2, 4 or 8")
-        if levels is not None and levels != size.bit_length() - 1:
-            raise UsageError(
-                f"--levels {levels}: a DCT of size {size} has {size.bit_length() - 1}. Leave it out"
-            )
-        return {"kind": "dct", "size": size}, Transform("dct", size.bit_length() - 1)
+    if match := re.fullmatch(r"(dct|stl-dct|stl-dft):([0-9]{1,4})", text):
+        return _sized(match[1], int(match[2]), levels)
     if text not in wavelet_names():
         raise UsageError(
-            f"--transform {text}: neither a wavelet nor dct:2, dct:4, dct:8"
+            f"--transform {text}: neither a wavelet nor dct:2, dct:4, dct:8, stl-dct:b, stl-dft:b"
             f"{nearest(text, wavelet_names())}"
         )
     count = _DEFAULT_LEVELS if levels is None else levels
@@ -93,7 +88,25 @@ def _transform(text: str, levels: int | None) -> tuple[dict[str, Any], Transform
     )
 
 
-def _branches(bank: Transform, kind: BranchKind) -> list[tuple[str, tuple[str, ...]]]:
+def _sized(kind: str, size: int, levels: int | None) -> tuple[dict[str, Any], Transform]:
+    """Return the transform of a kind that has a size."""
+    polyphase = kind != "dct"
+    words, sizes = SIZES[kind]
+    if size not in sizes:
+        raise UsageError(f"--transform {kind}:{size}: {kind} has size {words}")
+    own = 0 if polyphase else size.bit_length() - 1
+    if levels is not None and levels != own:
+        raise UsageError(f"--levels {levels}: {kind} of size {size} has {own}. Leave it out")
+    section = {"kind": kind, "size": size}
+    return section, Transform(kind, own, side=size if polyphase else 0)  # type: ignore[arg-type]
+
+
+def _branches(bank: Transform, kind: BranchKind | None) -> list[tuple[str, tuple[str, ...]]]:
+    kind = kind or ("single" if bank.polyphase else "detail")
+    if bank.polyphase and kind in ("detail", "context"):
+        raise UsageError(
+            f"--branches {kind}: {bank} has no levels; the kinds it knows are single and all"
+        )
     top = bank.levels
     levels = range(top, 0, -1)
     if kind == "single":
@@ -121,7 +134,7 @@ _NOTES = {
     "classes": "the order is the output order",
     "resolution": "R: rows and columns of the ensemble's input",
     "fit": "how a non-square image becomes square: crop | pad | stretch",
-    "kind": "wavelet | dct",
+    "kind": "wavelet | dct | stl-dct | stl-dft",
     "shift": "of the side; in the pixel domain, before analysis",
     "flip": "mirror images left-right; false for digits and letters",
     "epochs": "defaults every box uses unless its own command says otherwise",

@@ -25,6 +25,14 @@ from edge_stl.plan._sections import (
 )
 
 
+SIZES = {
+    "dct": ("2, 4 or 8", (2, 4, 8)),
+    "stl-dct": ("2 to 9", range(2, 10)),
+    "stl-dft": ("2 to 9", range(2, 10)),
+}
+"""The sizes b of a transform kind, in words and as numbers."""
+
+
 class Plan(Section):
     """The frozen settings all boxes share; made once, carried to every box, never changed.
 
@@ -61,20 +69,13 @@ class Plan(Section):
 
     def _transform_problems(self) -> list[str]:
         section, resolution = self.transform, self.input.resolution
-        if section.kind == "wavelet":
-            if section.size is not None:
-                return [
-                    "transform.size: belongs to kind 'dct'; a wavelet has 'wavelet' and 'levels'"
-                ]
-            if section.wavelet is None or section.levels is None:
-                return ["transform: kind 'wavelet' needs the keys 'wavelet' and 'levels'"]
-            if section.wavelet not in wavelet_names():
-                return [
-                    f"transform.wavelet: {section.wavelet!r} is not a discrete orthogonal or "
-                    f"biorthogonal wavelet of PyWavelets{nearest(section.wavelet, wavelet_names())}"
-                ]
-        elif section.size is None or section.wavelet is not None or section.levels is not None:
-            return ["transform: kind 'dct' needs the key 'size' (2, 4 or 8) and no other"]
+        problem = (
+            self._wavelet_problem(section)
+            if section.kind == "wavelet"
+            else self._size_problem(section)
+        )
+        if problem is not None:
+            return [problem]
         block = self.bank.block
         if resolution % block:
             fits = max(block, resolution // block * block)
@@ -83,6 +84,31 @@ class Plan(Section):
                 f"needs; {fits} is"
             ]
         return []
+
+    @staticmethod
+    def _wavelet_problem(section: TransformSection) -> str | None:
+        if section.size is not None:
+            return (
+                f"transform.size: belongs to the kinds {', '.join(SIZES)}; a wavelet has 'wavelet' "
+                "and 'levels'"
+            )
+        if section.wavelet is None or section.levels is None:
+            return "transform: kind 'wavelet' needs the keys 'wavelet' and 'levels'"
+        if section.wavelet not in wavelet_names():
+            return (
+                f"transform.wavelet: {section.wavelet!r} is not a discrete orthogonal or "
+                f"biorthogonal wavelet of PyWavelets{nearest(section.wavelet, wavelet_names())}"
+            )
+        return None
+
+    @staticmethod
+    def _size_problem(section: TransformSection) -> str | None:
+        words, sizes = SIZES[section.kind]
+        if section.size is None or section.wavelet is not None or section.levels is not None:
+            return f"transform: kind '{section.kind}' needs the key 'size' ({words}) and no other"
+        if section.size not in sizes:
+            return f"transform.size: {section.size}; kind '{section.kind}' has {words}"
+        return None
 
     def _branch_problems(self) -> list[str]:
         problems = []
@@ -162,6 +188,8 @@ class Plan(Section):
         section = self.transform
         if section.kind == "dct":
             return Transform("dct", levels=(section.size or 1).bit_length() - 1)
+        if section.kind != "wavelet":
+            return Transform(section.kind, levels=0, side=section.size or 0)
         return Transform("wavelet", levels=section.levels or 0, wavelet=section.wavelet or "")
 
     @property

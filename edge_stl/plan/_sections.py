@@ -43,12 +43,12 @@ class Input(Section):
 
 
 class TransformSection(Section):
-    """``kind = "wavelet"`` with ``wavelet`` and ``levels``, or ``kind = "dct"`` with ``size``."""
+    """``kind = "wavelet"`` with ``wavelet`` and ``levels``, or another kind with ``size``."""
 
-    kind: Literal["wavelet", "dct"]
+    kind: Literal["wavelet", "dct", "stl-dct", "stl-dft"]
     wavelet: str | None = None
     levels: int | None = Field(default=None, ge=0, le=MOST_LEVELS)
-    size: Literal[2, 4, 8] | None = None
+    size: int | None = None
 
 
 class Branch(Section):

@@ -188,11 +188,43 @@ def _cnn(base: int) -> Callable[[int, int, int], tuple[Layer, ...]]:
     return layers
 
 
+def _fc_8l(channels: int, size: int, classes: int) -> tuple[Layer, ...]:
+    """The paper's FC-8L: eight hidden layers as wide as the input."""
+    width = channels * size * size
+    hidden: tuple[Layer, ...] = (Dense(width), Norm(), Relu())
+    return (Norm(learned=False), Flatten(), *hidden * 8, Dense(classes))
+
+
+def _cnn_8(base: int) -> Callable[[int, int, int], tuple[Layer, ...]]:
+    """The paper's CNN: blocks of 2, 2 and 3 convolutions, each with pooling, and a dense layer.
+
+    The blocks have ``base``, ``2 base`` and ``4 base`` channels; the paper's base is 64. A plane of
+    one row is not pooled.
+    """
+
+    def layers(channels: int, size: int, classes: int) -> tuple[Layer, ...]:
+        del channels  # the first convolution takes any number
+        body: list[Layer] = [Norm(learned=False)]
+        plane = size
+        for block, depth in enumerate((2, 2, 3)):
+            body += [Conv(base << block), Norm(), Relu()] * depth
+            if plane > 1:
+                body.append(MaxPool())
+                plane //= 2
+        return (*body, Flatten(), Dense(classes))
+
+    return layers
+
+
 _PRESETS: dict[str, Callable[[int, int, int], tuple[Layer, ...]]] = {
     "mlp-s": _mlp,
     "cnn-xs": _cnn(16),
     "cnn-s": _cnn(32),
     "cnn-m": _cnn(64),
+    "fc-8l": _fc_8l,
+    "cnn-8": _cnn_8(64),
+    "cnn-8-half": _cnn_8(32),
+    "cnn-8-quarter": _cnn_8(16),
 }
 
 
