@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks._data import DATA_VARIABLE, default_data
 from device_agent.job import usable_cores
+from edge_stl.durable import write_durably
 from edge_stl.errors import EdgeStlError
 
 
@@ -78,9 +79,22 @@ def report(document: dict[str, Any], lines: Sequence[str], *, as_json: bool) -> 
     if as_json:
         print(json.dumps(document, allow_nan=False))
         return
-    command = f"python -m benchmarks.{Path(sys.argv[0]).stem} {' '.join(sys.argv[1:])}".strip()
-    print(f"\n`{command}`, commit {COMMIT}, {machine()}\n")
+    print(f"\n{_stamp()}\n")
     print("\n".join(lines))
+
+
+def _stamp() -> str:
+    """Return what a number needs beside it: command, commit, machine."""
+    command = f"python -m benchmarks.{Path(sys.argv[0]).stem} {' '.join(sys.argv[1:])}".strip()
+    return f"`{command}`, commit {COMMIT}, {machine()}"
+
+
+def append_results(title: str, lines: Sequence[str]) -> None:
+    """Append a result to ``docs/results.md``, with its command, commit and machine."""
+    path = Path(__file__).resolve().parents[1] / "docs" / "results.md"
+    text = path.read_text(encoding="utf-8").rstrip()
+    entry = "\n".join([f"### {title}", "", _stamp(), "", *lines])
+    write_durably(path, f"{text}\n\n{entry}\n".encode())
 
 
 def guarded(main: Any) -> int:
