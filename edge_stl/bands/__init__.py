@@ -2,4 +2,5 @@
 
 from edge_stl.bands._bank import Band as Band, Bank as Bank, bank as bank
 from edge_stl.bands._filter import Filter as Filter
+from edge_stl.bands._segment import assemble as assemble, segment as segment
 from edge_stl.bands._transform import Transform as Transform, wavelet_names as wavelet_names

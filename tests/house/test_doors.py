@@ -7,7 +7,7 @@ import pytest
 
 
 DOORS = {
-    "edge_stl.bands": "Band Bank Filter Transform bank wavelet_names",
+    "edge_stl.bands": "Band Bank Filter Transform assemble bank segment wavelet_names",
     "edge_stl.plan": "Branch NAME_PATTERN Plan describe nearest networks new_plan "
     "plan_from_document plan_toml read_plan",
     "edge_stl.fusion": "CLIP DATA_FREE Member Scores evidence fuse geometric_weights "
@@ -16,8 +16,12 @@ DOORS = {
     "edge_stl.images": "Fit ImageList REASONS UnreadableImage class_names decode fit_square "
     "fitted_side native_resolution read_size scan",
     "edge_stl.predict": "Ensemble Evaluation evaluate",
-    "edge_stl.layers": "Analysis Synthesis",
-    "edge_stl.branch": "Settings Trained Trainer build_module fit_temperature folded_parameters",
+    "edge_stl.layers": "Analysis Bandwise FromBands SpectralBatchNorm1d SpectralBatchNorm2d "
+    "SpectralConv2d SpectralLinear StableTensorBlock Synthesis ToBands TubeTransform block_matrix "
+    "dct dft from_matrix haar identity identity_tensor join split stable_tensor_network "
+    "tensor_product tensor_transpose tube_transform wavelet",
+    "edge_stl.branch": "Settings Trained Trainer branch_modules build_module fit_temperature "
+    "folded_parameters whole_network",
     "edge_stl.fleet": "bands_picture",
 }
 
