@@ -173,9 +173,9 @@ def table(rows: list[dict[str, Any]], plan: Plan, *, threads: int) -> list[str]:
     kept = sorted({row["commit"] for row in rows} - {COMMIT})
     if kept:
         lines.append(f"Measured at commit {', '.join(kept)} and kept since.")
-    stopped = [row["images"] for row in rows if row["train"]["parts"] > 1]
+    stopped = [str(row["images"]) for row in rows if row["train"]["parts"] > 1]
     if stopped:
-        lines.append(f"The agent was stopped and went on at {stopped} images.")
+        lines.append(f"The agent was stopped and went on at {', '.join(stopped)} images.")
     return lines
 
 

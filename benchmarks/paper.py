@@ -12,7 +12,7 @@ the training images and never reads the test split: it is how settings were chos
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from benchmarks._data import image_folders
 from benchmarks._paper_rows import ROWS, Row
 from benchmarks._subsets import deal_parts
 from edge_stl.durable import write_durably
-from edge_stl.errors import DataError
+from edge_stl.errors import DataError, UsageError
 from edge_stl.fleet._boxes import Box, train_boxes
 from edge_stl.fleet._simulate import centralized_plan
 from edge_stl.fusion import DATA_FREE, evidence, score, softmax
@@ -66,6 +66,7 @@ def main() -> None:
     options.add_argument(
         "--select", action="store_true", help="measure on held-out training images"
     )
+    options.add_argument("--tnn", action="store_true", help="train a t-NN beside them (mnist rows)")
     options.add_argument("--append", action="store_true", help="append to docs/results.md")
     chosen = options.parse_args()
     row = ROWS[chosen.row]
@@ -75,6 +76,8 @@ def main() -> None:
     plans = _plans(row, images.classes, chosen)
     files = _train(plans, images, chosen, out)
     seeds = [_scored(rows, images) for rows in files]
+    if chosen.tnn:
+        _add_tnn(seeds, row, images, plans[0].training.epochs)
     _print(row, seeds, wall=time.monotonic() - began, chosen=chosen)
 
 
@@ -164,6 +167,25 @@ def _train(
     return [[rows[seed] for rows in per_box] for seed in range(chosen.seeds)]
 
 
+def _add_tnn(seeds: list[dict[str, Any]], row: Row, images: Images, epochs: int) -> None:
+    """Train the non-separable comparison with every seed."""
+    from benchmarks._tnn import train_tnn
+
+    if row.data != "mnist":
+        raise UsageError("--tnn: the t-NN reads grey images; use it with a mnist row")
+    for seed, result in enumerate(seeds):
+        result["tnn"] = asdict(
+            train_tnn(
+                images.train,
+                images.test,
+                images.classes,
+                size=row.resolution,
+                epochs=epochs,
+                seed=seed,
+            )
+        )
+
+
 def _scored(rows: list[dict[str, Any]], images: Images) -> dict[str, Any]:
     monolith, *boxes = rows
     alone = _evaluated([monolith], images.test)[1]
@@ -243,6 +265,11 @@ def _print(row: Row, seeds: list[dict[str, Any]], *, wall: float, chosen: Any) -
         for name, value in row.published.items()
     ]
     lines.append(f"| monolithic network of this run | {points([s['monolith'] for s in seeds])} |")
+    if "tnn" in first:
+        lines.append(
+            f"| t-NN of this run, {first['tnn']['parameters']:,} parameters | "
+            f"{points([s['tnn']['accuracy'] for s in seeds])} |"
+        )
     if len(first["branches"]) <= 4:  # noqa: PLR2004  (sixteen rows would hide the others)
         lines += [
             f"| branch {name} alone | {points([s['branches'][name] for s in seeds])} |"

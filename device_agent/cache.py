@@ -1,9 +1,9 @@
-"""The images of a box, decoded and fitted once, as one memory-mapped array.
+"""The images of a box, decoded and fitted once, in one file that is read row by row.
 
 Decoding is what costs time on a small board: an epoch must not do it again. `build_cache` reads
-the headers of all images, chooses the native resolution, decodes image after image into a file
-and maps it. Memory stays at one image, whatever the number of them. A build that is stopped goes
-on where it was; a cache that is there and whole is opened without reading an image.
+the headers of all images, chooses the native resolution and decodes image after image into a
+file. Memory stays at one image and the names, whatever the number of them. A build that is
+stopped goes on where it was; a cache that is there and whole is opened without reading an image.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from device_agent._cache_build import CacheBuild
 from device_agent._cache_files import CacheFiles, is_regular, read_record, sha256_of
+from device_agent.pixels import PixelFile
 from edge_stl.errors import ResourceError
 from edge_stl.images import Fit, ImageList
 
@@ -30,7 +31,7 @@ class ImageCache:
     """What a box trains on.
 
     Attributes:
-        pixels: (N, r, r, C) uint8, memory-mapped, read-only.
+        pixels: (N, r, r, C) uint8, read from the disk row by row, read-only; close it.
         labels: (N,) int64, indices into the plan's classes.
         native_resolution: r in pixels.
         left_out: Number of files that are not in ``pixels``, by reason: what the scan left out,
@@ -38,7 +39,7 @@ class ImageCache:
         names: The relative path of every row.
     """
 
-    pixels: npt.NDArray[np.uint8]
+    pixels: PixelFile
     labels: npt.NDArray[np.int64]
     native_resolution: int
     left_out: dict[str, int]
@@ -117,7 +118,7 @@ def build_cache(
 
 
 def _opened(files: CacheFiles, images: ImageList, channels: int) -> ImageCache | None:
-    """Map a published cache after proving every byte of it; None if there is no whole one."""
+    """Open a published cache after proving every byte of it; None if there is no whole one."""
     record = read_record(files.record)
     if record is None or not is_regular(files.pixels):
         return None
@@ -128,11 +129,11 @@ def _opened(files: CacheFiles, images: ImageList, channels: int) -> ImageCache |
         keep[indices] = False
     shape = (int(keep.sum()), r, r, channels)
     try:
-        same_size = files.pixels.stat().st_size == int(np.prod(shape))
-        if not same_size or sha256_of(files.pixels) != record["pixels_sha256"]:
-            return None
-        pixels = np.memmap(files.pixels, dtype=np.uint8, mode="r", shape=shape)
-    except OSError:
+        pixels = PixelFile(files.pixels, shape)
+    except (OSError, ValueError):
+        return None
+    if not _proved(pixels, record["pixels_sha256"]):
+        pixels.close()
         return None
     left_out = Counter(images.left_out)
     left_out.update({reason: len(indices) for reason, indices in dropped.items()})
@@ -140,3 +141,10 @@ def _opened(files: CacheFiles, images: ImageList, channels: int) -> ImageCache |
     labels = images.labels[keep]
     labels.setflags(write=False)
     return ImageCache(pixels, labels, r, dict(sorted(left_out.items())), names)
+
+
+def _proved(pixels: PixelFile, digest: str) -> bool:
+    try:
+        return sha256_of(pixels.path) == digest  # in blocks: the file is larger than the memory
+    except OSError:
+        return False

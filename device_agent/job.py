@@ -146,7 +146,7 @@ def run_job(
         )
         _tell_left_out(cache, reporter)
         branches = _chosen(job, cache)
-        with _torch_settings(job.threads):
+        with cache.pixels, _torch_settings(job.threads):
             return [
                 _train_one(job, branch, cache, images.digest, work, reporter, should_stop)
                 for branch in branches

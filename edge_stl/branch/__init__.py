@@ -6,3 +6,7 @@ from edge_stl.branch._module import (
     folded_parameters as folded_parameters,
 )
 from edge_stl.branch._trainer import Settings as Settings, Trained as Trained, Trainer as Trainer
+from edge_stl.branch._whole import (
+    branch_modules as branch_modules,
+    whole_network as whole_network,
+)

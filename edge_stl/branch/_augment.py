@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_stl.branch._pixels import Pixels
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -43,11 +45,11 @@ def draw(rng: np.random.Generator, count: int, *, side: int, shift: float, flip:
     )
 
 
-def apply(images: NDArray[np.uint8], index: NDArray[np.int64], draws: Draws) -> NDArray[np.uint8]:
+def apply(images: Pixels, index: NDArray[np.int64], draws: Draws) -> NDArray[np.uint8]:
     """Return the changed images ``(n, r, r, C)`` uint8; what a shift uncovers repeats the edge.
 
     Args:
-        images: all images ``(N, r, r, C)`` uint8, may be memory-mapped.
+        images: all images ``(N, r, r, C)`` uint8; only the rows of the batch are asked for.
         index: which of them, ``(n,)``.
         draws: the epoch's numbers for all N.
     """
@@ -56,4 +58,5 @@ def apply(images: NDArray[np.uint8], index: NDArray[np.int64], draws: Draws) -> 
     rows = np.clip(places + draws.rows[index, None], 0, side - 1)
     cols = np.clip(places + draws.cols[index, None], 0, side - 1)
     cols = np.where(draws.mirror[index, None], cols[:, ::-1], cols)
-    return np.asarray(images[index[:, None, None], rows[:, :, None], cols[:, None, :]])
+    own = np.arange(len(index))[:, None, None]
+    return np.asarray(images[index][own, rows[:, :, None], cols[:, None, :]])

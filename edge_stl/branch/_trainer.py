@@ -19,7 +19,9 @@ from edge_stl.bands import bank
 from edge_stl.branch import _augment
 from edge_stl.branch._calibrate import class_mean_log_loss, fit_temperature
 from edge_stl.branch._module import build_module, folded_parameters
+from edge_stl.branch._pixels import Pixels
 from edge_stl.branch._split import split_validation
+from edge_stl.branch._whole import first_misfit
 from edge_stl.errors import CheckError, DataError
 from edge_stl.fusion import Member, member_probabilities
 from edge_stl.layers import Analysis
@@ -30,6 +32,7 @@ _RISE = 0.25
 _START = 1 / 25
 _END = 1e-4
 _EVALUATION_BATCH = 256
+_AT_ONCE = 1 << 22  # values of images as float32: 256 images of 64 px, a dozen of 336 px
 _BATCH_SIZES = ((5_000, 16), (20_000, 32))  # measured on roadside64 and MNIST validation images
 _LARGE_BATCH = 64
 
@@ -79,7 +82,8 @@ class Trainer:
     """One branch in training.
 
     Args:
-        images: ``(N, r, r, C)`` uint8 at the box's native resolution, may be memory-mapped.
+        images: ``(N, r, r, C)`` uint8 at the box's native resolution: an array, or what reads the
+            rows of a batch from a disk.
         labels: ``(N,)`` int64 class indices.
         plan: the plan.
         branch_name: which branch.
@@ -100,7 +104,7 @@ class Trainer:
 
     def __init__(
         self,
-        images: NDArray[np.uint8],
+        images: Pixels,
         labels: NDArray[np.int64],
         *,
         plan: Plan,
@@ -161,6 +165,12 @@ class Trainer:
         """Return whether all steps are done."""
         return self.steps_done >= self.steps_total
 
+    @property
+    def module(self) -> nn.Sequential:
+        """Return the network itself, not a copy: to read."""
+        module: nn.Sequential = self._module
+        return module
+
     def step(self) -> float:
         """Take one optimizer step and return its loss in nats.
 
@@ -212,10 +222,19 @@ class Trainer:
 
     def _bands(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Return the branch's input ``(n, C * B, h, w)`` of pixels ``(n, r, r, C)``."""
-        planes = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2)
-        unit = planes.contiguous().float() / 255
-        bands: Tensor = self._analysis(unit)
+        # A few images at a time: floats of large images are many times their bands.
+        parts: list[Tensor] = []
+        whole = torch.from_numpy(pixels)
+        for part in whole.split(self._at_once):  # type: ignore[no-untyped-call]  # torch leaves it so
+            planes = part.to(self._device).permute(0, 3, 1, 2)
+            parts.append(self._analysis(planes.contiguous().float().div_(255)))
+        bands = parts[0] if len(parts) == 1 else torch.cat(parts)
         return bands.contiguous(memory_format=torch.channels_last)
+
+    @property
+    def _at_once(self) -> int:
+        """Return how many images may be floats at the same time."""
+        return max(1, min(_EVALUATION_BATCH, _AT_ONCE // math.prod(self._images.shape[1:])))
 
     # -- stopping and going on ------------------------------------------------------------------
 
@@ -260,6 +279,26 @@ class Trainer:
         except (KeyError, RuntimeError, ValueError) as error:
             raise ValueError(f"not a state of this branch: {error}") from None
 
+    def adopt(self, module: nn.Sequential) -> None:
+        """Take over the numbers of a module that was trained elsewhere, and count as finished.
+
+        Args:
+            module: with the structure that `build_module` gives this branch; it is copied.
+
+        Raises:
+            ValueError: a tensor does not fit; the sentence names the first one.
+        """
+        tensors = module.state_dict()
+        problem = first_misfit(tensors, self._module.state_dict())
+        if problem is not None:
+            raise ValueError(
+                f"branch {self.branch.name}: not a module of this branch: {problem}. Build it "
+                "under the same plan"
+            )
+        self._module.load_state_dict(tensors)
+        self._optimizer.state.clear()  # moments of numbers that are gone
+        self.steps_done = self.steps_total
+
     # -- the finished branch --------------------------------------------------------------------
 
     def logits(self, inputs: Tensor) -> NDArray[np.float32]:
@@ -281,7 +320,7 @@ class Trainer:
         labels = self._labels[self._validation]
         batches = [
             self.logits(self._bands(np.asarray(self._images[part])))
-            for part in _chunks(self._validation)
+            for part in _chunks(self._validation, self._at_once)
         ]
         logits = np.concatenate([np.zeros((0, classes), np.float32), *batches])
         temperature = fit_temperature(logits, labels, train_counts)
@@ -324,5 +363,5 @@ def _optimizer(module: nn.Module, settings: Settings) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
 
-def _chunks(index: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    return [index[i : i + _EVALUATION_BATCH] for i in range(0, len(index), _EVALUATION_BATCH)]
+def _chunks(index: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    return [index[i : i + size] for i in range(0, len(index), size)]

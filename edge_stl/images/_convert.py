@@ -25,6 +25,7 @@ _ALPHA = frozenset({"LA", "PA", "RGBA", "RGBa"})
 _GREY16 = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 _BITS_PER_SAMPLE = 258  # TIFF tag
 _WHITE16 = 65535
+_STRIP = 256  # rows that are copied at a time
 
 
 class UnsupportedModeError(Exception):
@@ -39,7 +40,7 @@ def to_uint8(image: "Image.Image", *, channels: int) -> npt.NDArray[np.uint8]:
         channels: 1 for grey or 3 for RGB.
 
     Returns:
-        The pixels, (H, W, channels) uint8.
+        The pixels, (H, W, channels) uint8, owned and writable.
 
     Raises:
         UnsupportedModeError: The mode of the image is none of those above.
@@ -57,8 +58,19 @@ def to_uint8(image: "Image.Image", *, channels: int) -> npt.NDArray[np.uint8]:
         raise UnsupportedModeError(mode)
     if image.mode not in {"1", "L", "RGB"}:
         image = image.convert("RGB")
-    pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.uint8)
-    return pixels.reshape(image.height, image.width, channels)
+    wanted = "L" if channels == 1 else "RGB"
+    # converting to the same mode would be one more copy
+    return _copied(image if image.mode == wanted else image.convert(wanted), channels)
+
+
+def _copied(image: "Image.Image", channels: int) -> npt.NDArray[np.uint8]:
+    """Copy strip by strip: asked for all its pixels, Pillow holds them twice more on the way."""
+    pixels = np.empty((image.height, image.width, channels), dtype=np.uint8)
+    for top in range(0, image.height, _STRIP):
+        strip = pixels[top : top + _STRIP]
+        box = (0, top, image.width, top + len(strip))
+        strip[:] = np.asarray(image.crop(box)).reshape(strip.shape)
+    return pixels
 
 
 def _grey_from_16_bit(image: "Image.Image") -> npt.NDArray[np.uint8]:

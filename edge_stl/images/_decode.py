@@ -14,6 +14,7 @@ from edge_stl.images._text import shown
 
 
 _PNG_END = b"IEND\xaeB`\x82"
+_UPRIGHT = 1  # EXIF orientation
 
 
 def read_size(
@@ -94,7 +95,8 @@ def decode(
     # Pillow takes a PNG without its end marker: half a file whose pixels happen to be there
     if image.format == "PNG" and _PNG_END not in data:
         raise UnreadableImage("truncated", where)
-    return np.array(_upright(pixels, turn), order="C")
+    del image, data  # as large as the pixels, which may be copied once more to be turned
+    return pixels if turn == _UPRIGHT else np.array(_upright(pixels, turn), order="C")
 
 
 def _upright(pixels: npt.NDArray[np.uint8], turn: int) -> npt.NDArray[np.uint8]:

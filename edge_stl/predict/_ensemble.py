@@ -12,7 +12,8 @@ from edge_stl.errors import DataError, UsageError
 
 
 Image = str | Path | NDArray[np.uint8]
-_BATCH = 64
+_MOST_IMAGES = 64
+_MOST_PIXELS = 1 << 20  # of a batch: what the bands of large images take would else fill the memory
 
 
 class Ensemble:
@@ -28,6 +29,7 @@ class Ensemble:
         native_resolutions: of each branch's box, in the same order.
         resolution: R, rows and columns of the input.
         channels: 1 or 3.
+        batch_size: images that the graph gets at a time: 64, fewer where they are large.
 
     Raises:
         DataError: the file is missing, damaged, or not an ensemble of edge-stl.
@@ -48,6 +50,7 @@ class Ensemble:
             plan, self.layout = record["plan"], record["options"]["layout"]
             self.classes: tuple[str, ...] = tuple(plan["classes"])
             self.resolution: int = plan["input"]["resolution"]
+            self.batch_size = max(1, min(_MOST_IMAGES, _MOST_PIXELS // self.resolution**2))
             self.channels: int = plan["input"].get("channels", 3)
             self.fit: Literal["crop", "pad", "stretch"] = plan["input"].get("fit", "crop")
             limits = plan.get("limits", {})
@@ -58,7 +61,14 @@ class Ensemble:
             self.native_resolutions: tuple[int, ...] = tuple(
                 m["native_resolution"] for m in manifests
             )
-        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        except (
+            ArithmeticError,
+            AttributeError,
+            KeyError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise DataError(
                 f"{self._path}: its metadata is damaged ({type(error).__name__}: {error}). Merge "
                 "the branch files again"
@@ -91,10 +101,10 @@ class Ensemble:
         return self.run(np.stack(batch))
 
     def run(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Answer prepared pixels ``(N, R, R, C)`` uint8, as `predict`, in batches of 64."""
+        """Answer prepared pixels ``(N, R, R, C)`` uint8, as `predict`, batch by batch."""
         parts = []
-        for start in range(0, len(pixels), _BATCH):
-            chunk = pixels[start : start + _BATCH]
+        for start in range(0, len(pixels), self.batch_size):
+            chunk = pixels[start : start + self.batch_size]
             if self.layout == "nchw":
                 chunk = np.ascontiguousarray(chunk.transpose(0, 3, 1, 2))
             parts.append(

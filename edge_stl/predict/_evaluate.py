@@ -14,9 +14,6 @@ from edge_stl.images import UnreadableImage, scan
 from edge_stl.predict._ensemble import Ensemble
 
 
-_BATCH = 64
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """Scores of an ensemble and of each branch in it.
@@ -75,7 +72,7 @@ def evaluate(
             left_out[error.reason] += 1
         except DataError:
             left_out["too_small"] += 1
-        if len(batch) == _BATCH:
+        if len(batch) == ensemble.batch_size:
             flush()
         if progress is not None:
             progress(index + 1, len(images))

@@ -22,7 +22,7 @@ STORY = (
     "docs/branch-file.md",
     "docs/simulate.md",
 )
-ALONE = ("README.md", "edge_stl/bands/README.md")
+ALONE = ("README.md", "edge_stl/bands/README.md", "docs/layers.md")
 CLASSES = ("bicycle", "car", "truck")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -39,6 +39,8 @@ def blocks(page: str) -> list[tuple[str, str, str]]:
 def run_page(page: str, folder: Path, environment: dict[str, str]) -> int:
     """Run the bash and python blocks of a page in a folder; return how many there were."""
     count = 0
+    # A python block goes on where the last one of the page stopped.
+    names: dict[str, object] = {"__name__": "__main__"}
     for where, language, text in blocks(page):
         if language == "bash":
             script = f"set -euo pipefail\n{text}"
@@ -55,7 +57,7 @@ def run_page(page: str, folder: Path, environment: dict[str, str]) -> int:
             assert "Traceback" not in ran.stderr, where
             count += 1
         elif language == "python":
-            exec(compile(text, where, "exec"), {"__name__": "__main__"})  # noqa: S102
+            exec(compile(text, where, "exec"), names)  # noqa: S102
             count += 1
     return count
 

@@ -14,6 +14,7 @@ def test_the_tolerances_are_these():
         "float64": 1e-10,
         "float32": 1e-5,
         "same_input": 1e-6,
+        "branches": 1e-6,
         "probabilities": 1e-5,
     }
 

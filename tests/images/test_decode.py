@@ -443,3 +443,18 @@ def test_damaged_bytes_give_pixels_or_a_reason_and_nothing_else(
     else:
         assert pixels.ndim == 3
         assert pixels.size <= 30_000
+
+
+@pytest.mark.parametrize("height", [255, 256, 257, 600])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_image_of_any_height_is_copied_whole(tmp_path: Path, height: int, channels: int):
+    pixels = np.random.default_rng(height).integers(0, 256, (height, 7, 3)).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    image.save(tmp_path / "tall.png")
+
+    found = decode(tmp_path / "tall.png", channels=channels, max_pixels=10**6, max_bytes=10**6)
+
+    expected = pixels if channels == 3 else np.asarray(image.convert("L"))[:, :, None]
+    assert np.array_equal(found, expected)
+    assert found.flags.owndata
+    assert found.flags.writeable

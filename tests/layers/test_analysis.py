@@ -88,3 +88,47 @@ def test_the_filters_are_no_part_of_a_saved_state():
 
     assert not analysis.state_dict()
     assert not list(analysis.parameters())
+
+
+# -- the paper's transforms: a band is a sum of two separable terms -------------------------------
+
+
+POLYPHASE = [
+    Transform(kind, 0, side=side)  # type: ignore[arg-type]
+    for kind in ("stl-dct", "stl-dft")
+    for side in (2, 3, 4, 6, 9)
+]
+Polyphase = pytest.mark.parametrize("transform", POLYPHASE, ids=str)
+
+
+@Polyphase
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("times", [1, 4])
+def test_polyphase_analysis_equals_the_numpy_reference_band_major(
+    transform: Transform, channels: int, times: int
+):
+    side = transform.side * times
+    pixels = images(2, channels, side)
+    names = transform.bands()
+
+    for asked in (names, names[::-1], names[2:3], (names[3], names[0])):
+        filters = bank(transform, bands=asked)
+        actual = Analysis(filters, resolution=side)(torch.from_numpy(pixels))
+        expected = filters.analyze(pixels)
+        assert actual.shape == (2, channels * len(asked), times, times)
+        assert_parity(
+            actual.numpy(), np.concatenate([expected[n] for n in asked], axis=1), kind="float32"
+        )
+
+
+@Polyphase
+def test_polyphase_synthesis_is_the_inverse_of_analysis(transform: Transform):
+    side = 2 * transform.side
+    filters = bank(transform)
+    pixels = images(2, 3, side)
+    bands = filters.analyze(pixels)
+
+    back = Synthesis(filters, resolution=side)([torch.from_numpy(bands[n]) for n in filters.names])
+
+    assert_parity(back.numpy(), pixels, kind="float32")
+    assert_parity(back.numpy(), filters.synthesize(bands), kind="float32")
