@@ -18,7 +18,7 @@ from edge_stl import __version__
 from edge_stl.durable import make_folder, write_durably
 from edge_stl.errors import DataError, Interrupted, UsageError
 from edge_stl.images import scan
-from edge_stl.plan import Branch, Plan, nearest
+from edge_stl.plan import Branch, Plan, nearest, networks
 from exporter.manifest import sha256
 
 
@@ -200,7 +200,22 @@ def _chosen(job: Job, cache: ImageCache) -> tuple[Branch, ...]:
             f"{job.images}: the images reach {r} px, which carries no such branch ({needs}). Use "
             "finer images, or a plan with a branch for this resolution"
         )
+    for branch in chosen:
+        _fits(plan, branch)
     return chosen
+
+
+def _fits(plan: Plan, branch: Branch) -> None:
+    """Refuse, before any training, a branch whose file no desk would take."""
+    count = networks.parameters(
+        plan.layers(branch), channels=plan.band_channels(branch), size=plan.band_size(branch)
+    )
+    if 4 * count > plan.limits.max_branch_bytes:
+        raise UsageError(
+            f"branch {branch.name}: {branch.network} has {count:,} parameters here, which makes a "
+            f"file of {4 * count:,} bytes; the plan allows {plan.limits.max_branch_bytes:,} "
+            "(limits.max_branch_bytes). Make a plan with a smaller network or a higher limit"
+        )
 
 
 def _train_one(

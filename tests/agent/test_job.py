@@ -331,3 +331,11 @@ def test_a_job_leaves_the_arithmetic_of_the_process_as_it_was(job: Job):
 
 def test_a_machine_has_a_core():
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+
+
+def test_a_branch_too_large_for_any_desk_is_refused_before_training(job: Job, tmp_path: Path):
+    document = job.plan.to_document() | {"limits": {"max_branch_bytes": 10_000}}
+    small = plan_from_document(document, where="test")
+
+    with pytest.raises(UsageError, match=r"branch a1: mlp-s has .*limits\.max_branch_bytes"):
+        run_job(replace(job, plan=small, out=tmp_path / "o", work=tmp_path / "w"))
