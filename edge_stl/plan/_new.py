@@ -11,6 +11,7 @@ from edge_stl.plan._file import plan_from_document
 from edge_stl.plan._nearest import nearest
 from edge_stl.plan._plan import SIZES, Plan
 from edge_stl.plan._sections import MOST_LEVELS
+from edge_stl.plan.networks import preset_names
 
 
 BranchKind = Literal["single", "detail", "context", "all"]
@@ -36,7 +37,7 @@ def new_plan(
 
     Args:
         classes: class names in output order.
-        resolution: R, rows and columns of the ensemble's input, divisible by ``2^levels``.
+        resolution: R, rows and columns of the ensemble's input, divisible by ``2^levels`` or b.
         channels: 1 (grey) or 3 (RGB).
         transform: a wavelet's name, or ``dct:b`` with b = 2, 4, 8, or the paper's ``stl-dct:b``
             and ``stl-dft:b`` with b from 2 to 9.
@@ -55,6 +56,10 @@ def new_plan(
         UsageError: the choices do not make a plan.
     """
     section, bank = _transform(transform, levels)
+    if network not in preset_names():  # once, not once a branch
+        raise UsageError(
+            f"--network: {network!r} is not a network{nearest(network, preset_names())}"
+        )
     document: dict[str, Any] = {
         "format": 1,
         "name": name,
@@ -74,10 +79,13 @@ def new_plan(
 def _transform(text: str, levels: int | None) -> tuple[dict[str, Any], Transform]:
     if match := re.fullmatch(r"(dct|stl-dct|stl-dft):([0-9]{1,4})", text):
         return _sized(match[1], int(match[2]), levels)
+    if (kind := text.partition(":")[0]) in SIZES:
+        raise UsageError(f"--transform {text}: write {kind}:b with size b = {SIZES[kind][0]}")
     if text not in wavelet_names():
+        sized = [f"{kind}:{b}" for kind, (_, sizes) in SIZES.items() for b in sizes]
         raise UsageError(
             f"--transform {text}: neither a wavelet nor dct:2, dct:4, dct:8, stl-dct:b, stl-dft:b"
-            f"{nearest(text, wavelet_names())}"
+            f"{nearest(text, [*wavelet_names(), *sized])}"
         )
     count = _DEFAULT_LEVELS if levels is None else levels
     if not 0 <= count <= MOST_LEVELS:

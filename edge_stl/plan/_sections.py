@@ -48,7 +48,7 @@ class TransformSection(Section):
     kind: Literal["wavelet", "dct", "stl-dct", "stl-dft"]
     wavelet: str | None = None
     levels: int | None = Field(default=None, ge=0, le=MOST_LEVELS)
-    size: int | None = None
+    size: int | None = Field(default=None, ge=2, le=9)
 
 
 class Branch(Section):

@@ -186,6 +186,43 @@ def test_plan_new_takes_every_choice(run: Run, tmp_path: Path):
     assert (plan.training.epochs, plan.augment.shift, plan.augment.flip) == (7, 0.2, False)
 
 
+@pytest.mark.parametrize(
+    ("transform", "branches", "names"),
+    [
+        ("stl-dct:2", [], ["p00", "p01", "p02", "p03"]),
+        ("stl-dft:2", ["--branches", "single"], ["f00", "f01r", "f01i", "f02"]),
+        ("stl-dct:4", ["--branches", "all"], ["all"]),
+        ("haar", [], ["a2", "d2", "d1"]),
+        ("dct:4", [], ["a2", "d2", "d1"]),
+    ],
+)
+def test_plan_new_chooses_branches_that_the_transform_has(
+    transform: str, branches: list[str], names: list[str], run: Run, tmp_path: Path
+):
+    out = tmp_path / "p.toml"
+    new = ["plan", "new", "--classes", "a,b", "--resolution", 16, "--transform", transform]
+    code, _, err = run(*new, *branches, "-o", out)
+    assert (code, err) == (0, "")
+    plan = read_plan(out)
+    assert [b.name for b in plan.branches] == names
+    assert str(plan.bank).startswith(transform)
+
+
+def test_plan_show_tells_of_a_polyphase_plan_that_it_needs_its_own_resolution(
+    run: Run, run_json: Callable[..., Any], desk: Path, tmp_path: Path
+):
+    out, drawn = tmp_path / "p.toml", tmp_path / "b.png"
+    new = ["plan", "new", "--classes", "a,b", "--resolution", 16, "--transform", "stl-dft:2"]
+    assert run(*new, "-o", out)[0] == 0
+    told = run_json("plan-show", out, "--image", photo(desk), "-o", drawn)
+    names = ["f00", "f01r", "f01i", "f02"]
+    assert told["carried"] == told["auto"] == {"16": names}
+    assert told["bands"] == dict.fromkeys(names, 8)
+    assert {r["native_resolution"] for r in told["branches"]} == {16}
+    with Image.open(drawn) as picture:
+        assert picture.size[0] > 1000
+
+
 def test_plan_show_tells_sizes_and_draws_bands(
     run: Run, run_json: Callable[..., Any], desk: Path, tmp_path: Path
 ):

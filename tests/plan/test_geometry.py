@@ -127,3 +127,37 @@ def test_the_layers_end_in_one_output_per_class():
     plan = haar(classes=[f"c{i}" for i in range(7)])
 
     assert all(plan.layers(branch)[-1] == Dense(7) for branch in plan.branches)
+
+
+@pytest.mark.parametrize("transform", ["stl-dct:4", "stl-dft:4"])
+def test_a_polyphase_plan_has_every_band_alone_unless_all_are_asked_for(transform: str):
+    single = new_plan(classes="abc", resolution=16, transform=transform)
+    together = new_plan(classes="abc", resolution=16, transform=transform, branches="all")
+
+    assert bands_of(single) == {band: (band,) for band in single.bank.bands()}
+    assert len(single.branches) == 16
+    assert bands_of(together) == {"all": single.bank.bands()}
+    assert [together.band_channels(b) for b in together.branches] == [48]
+    said = new_plan(classes="abc", resolution=16, transform=transform, branches="single")
+    assert said.digest == single.digest
+
+
+@pytest.mark.parametrize("transform", ["haar", "db2", "dct:4"])
+def test_the_others_have_the_details_of_a_level_together_unless_told_otherwise(transform: str):
+    unsaid = new_plan(classes="abc", resolution=16, transform=transform)
+
+    assert unsaid.digest == haar(transform=transform).digest
+    assert list(bands_of(unsaid)) == ["a2", "d2", "d1"]
+
+
+@pytest.mark.parametrize("transform", ["stl-dct:2", "stl-dct:5", "stl-dft:3", "stl-dft:4"])
+def test_every_band_of_a_polyphase_plan_needs_the_plan_s_own_resolution(transform: str):
+    plan = new_plan(classes="abc", resolution=60, transform=transform)
+
+    assert plan.resolutions == (60,)
+    assert {plan.required_resolution(b) for b in plan.branches} == {60}
+    assert {plan.band_size(b) for b in plan.branches} == {60 // plan.bank.side}
+    assert plan.carried(60) == plan.own(60) == plan.branches
+    assert plan.carried(30) == plan.own(30) == ()
+    with pytest.raises(ValueError, match="not in tuple"):
+        plan.native_level(30)

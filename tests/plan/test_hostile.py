@@ -48,6 +48,7 @@ def test_a_file_that_no_reader_can_hold_is_refused(tmp_path: Path, text: str):
         {"fusion": {"weights": {"x\n": 1}}},
         {"x" * 10_000: 1},
         {"classes": ["cat", "dog", "x" * 10_000]},
+        {"transform": {"kind": "stl-dct", "size": 10**3000}},
     ],
     ids=lambda change: str(change)[:20],
 )
@@ -69,9 +70,9 @@ def test_one_wrong_item_is_one_problem():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"transform": "dct:" + "9" * 5000}, "neither a wavelet nor dct:2, dct:4, dct:8"),
-        ({"transform": "dct:4", "levels": -1}, "--levels -1: a DCT of size 4 has 2"),
-        ({"transform": "dct:4", "levels": 10**9}, "--levels 1000000000: a DCT of size 4 has 2"),
+        ({"transform": "dct:" + "9" * 5000}, "write dct:b with size b = 2, 4 or 8"),
+        ({"transform": "dct:4", "levels": -1}, "--levels -1: dct of size 4 has 2"),
+        ({"transform": "dct:4", "levels": 10**9}, "--levels 1000000000: dct of size 4 has 2"),
         ({"levels": 10**9}, "--levels 1000000000: a plan has 0 to 8"),
         ({"levels": -1}, "--levels -1: a plan has 0 to 8"),
     ],

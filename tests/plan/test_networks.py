@@ -15,7 +15,10 @@ SIZES = (1, 2, 3, 4, 5, 7, 8, 9, 14, 16, 17, 28, 31, 32, 56, 112)
 
 
 def test_the_presets_are_these():
-    assert nets.preset_names() == ("mlp-s", "cnn-xs", "cnn-s", "cnn-m")
+    assert nets.preset_names() == (
+        *("mlp-s", "cnn-xs", "cnn-s", "cnn-m"),
+        *("fc-8l", "cnn-8", "cnn-8-half", "cnn-8-quarter"),
+    )
     with pytest.raises(KeyError, match="resnet"):
         nets.preset("resnet", channels=1, size=1, classes=2)
 
@@ -128,3 +131,108 @@ def test_the_mlp_is_as_wide_as_its_input_between_64_and_256(channels: int, size:
     layers = nets.preset("mlp-s", channels=channels, size=size, classes=10)
 
     assert [layer.units for layer in layers if isinstance(layer, nets.Dense)] == [width, width, 10]
+
+
+# -- the networks of the paper --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("channels", "size"), [(1, 1), (1, 14), (3, 4), (48, 8)])
+def test_fc_8l_has_eight_hidden_layers_as_wide_as_its_input(channels: int, size: int):
+    layers = nets.preset("fc-8l", channels=channels, size=size, classes=10)
+
+    width = channels * size * size
+    assert layers[:2] == (nets.Norm(learned=False), nets.Flatten())
+    assert layers[2:-1] == (nets.Dense(width), nets.Norm(), nets.Relu()) * 8
+    assert layers[-1] == nets.Dense(10)
+
+
+@pytest.mark.parametrize(
+    ("size", "width", "hidden"),
+    [(28, 784, 784 * 784 + 784), (14, 196, 196 * 196 + 196)],
+)
+def test_fc_8l_of_a_digit_and_of_a_quarter_of_it_counted_by_hand(
+    size: int, width: int, hidden: int
+):
+    """Eight times w w + w, then 10 w + 10, and the w's of the norm at the input that stays."""
+    geometry = {"channels": 1, "size": size}
+    layers = nets.preset("fc-8l", classes=10, **geometry)
+
+    norm = 1 + 1  # one scale and one shift a channel, and there is one channel
+    expected = norm + 8 * hidden + 10 * width + 10
+    assert nets.parameters(layers, **geometry) == expected
+    assert expected == {784: 4_931_372, 196: 310_868}[width]
+    assert nets.multiply_adds(layers, **geometry) == 8 * width * width + 10 * width
+
+
+def test_the_norms_of_fc_8l_are_gone_when_it_is_exported():
+    shapes = nets.parameter_shapes(
+        nets.preset("fc-8l", channels=3, size=4, classes=5), channels=3, size=4
+    )
+
+    assert [name for name in shapes if name.endswith((".scale", ".shift"))] == [
+        *("0.scale", "0.shift"),  # only the one at the input
+    ]
+    assert [name for name in shapes if name.endswith(".weight")] == [
+        f"{i}.weight" for i in (*range(2, 26, 3), 26)
+    ]
+
+
+CNN_8 = (("cnn-8", 64), ("cnn-8-half", 32), ("cnn-8-quarter", 16))
+
+
+@pytest.mark.parametrize(("name", "base"), CNN_8)
+@pytest.mark.parametrize(
+    ("size", "planes"),
+    [
+        (28, [28, 14, 7, 3]),
+        (8, [8, 4, 2, 1]),
+        (7, [7, 3, 1]),  # a plane of one row is not pooled
+        (3, [3, 1]),
+        (2, [2, 1]),
+        (1, [1]),
+    ],
+)
+def test_cnn_8_has_blocks_of_two_two_and_three_convolutions_each_with_pooling(
+    name: str, base: int, size: int, planes: list[int]
+):
+    layers = nets.preset(name, channels=4, size=size, classes=10)
+    steps = list(nets.walk(layers, channels=4, size=size))
+
+    convolutions = [step.layer for step in steps if isinstance(step.layer, nets.Conv)]
+    assert [c.channels for c in convolutions] == [base] * 2 + [2 * base] * 2 + [4 * base] * 3
+    assert {c.kernel for c in convolutions} == {3}
+    pooled = [step.after[1] for step in steps if isinstance(step.layer, nets.MaxPool)]
+    assert [size, *pooled] == planes
+    features = 4 * base * planes[-1] ** 2
+    assert [type(step.layer) for step in steps[-2:]] == [nets.Flatten, nets.Dense]
+    assert steps[-1].before == (features,)
+    assert sum(isinstance(layer, nets.Dense) for layer in layers) == 1
+
+
+def test_cnn_8_of_a_digit_counted_by_hand():
+    geometry = {"channels": 1, "size": 28}
+    layers = nets.preset("cnn-8", classes=10, **geometry)
+
+    expected = (
+        *(1 + 1,),  # the norm at the input
+        *(64 * 1 * 9 + 64, 64 * 64 * 9 + 64),
+        *(128 * 64 * 9 + 128, 128 * 128 * 9 + 128),
+        *(256 * 128 * 9 + 256, 256 * 256 * 9 + 256, 256 * 256 * 9 + 256),
+        *(10 * 256 * 3 * 3 + 10,),  # 28, 14, 7 and 3 rows
+    )
+    assert nets.parameters(layers, **geometry) == sum(expected) == 1_757_388
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 14, 28])
+def test_half_and_quarter_have_as_much_of_every_width(size: int):
+    widths = {
+        name: [
+            layer.channels
+            for layer in nets.preset(name, channels=1, size=size, classes=10)
+            if isinstance(layer, nets.Conv)
+        ]
+        for name, _ in CNN_8
+    }
+
+    assert [2 * w for w in widths["cnn-8-half"]] == widths["cnn-8"]
+    assert [4 * w for w in widths["cnn-8-quarter"]] == widths["cnn-8"]

@@ -38,6 +38,10 @@ def dct(size: int, **changes: Any) -> dict[str, Any]:
     return {"transform": {"kind": "dct", "size": size} | changes}
 
 
+def polyphase(kind: str, size: Any, **changes: Any) -> dict[str, Any]:
+    return {"transform": {"kind": kind, "size": size} | changes}
+
+
 def assert_refused(change: dict[str, Any], *sentences: str) -> None:
     with pytest.raises(UsageError, match=re.escape(sentences[0])) as caught:
         plan_from_document(BASE | change, where="plan.toml")
@@ -113,10 +117,13 @@ def test_an_unknown_key_is_named_at_every_level(change: dict[str, Any], sentence
             "input.fit: 'zoom'; input should be 'crop', '",
         ),
         ({"input": 5}, "input: 5; input should be an object"),
-        (wavelet(kind="fft"), "transform.kind: 'fft'; input should be 'wavelet' or 'dct'"),
+        (
+            wavelet(kind="fft"),
+            "transform.kind: 'fft'; input should be 'wavelet', 'dct', 'stl-dct' or 'stl-dft'",
+        ),
         (wavelet(levels=9), "transform.levels: 9; input should be less than or equal to 8"),
         (wavelet(levels=-1), "transform.levels: -1; input should be greater than or equal to 0"),
-        (dct(3), "transform.size: 3; input should be 2, 4 or 8"),
+        (dct(3), "transform.size: 3; kind 'dct' has 2, 4 or 8"),
         ({"branches": []}, "branches: []; tuple should have at least 1 item"),
         (branch(name="Fine"), "branches.0.name: 'Fine'; string should match pattern"),
         (branch(bands=[]), "branches.0.bands: []; tuple should have at least 1 item"),
@@ -229,7 +236,8 @@ def test_a_class_name_may_have_200_bytes_and_no_more():
         ({"classes": ["\u00e9", "e\u0301"]}, "classes: ['é'] stand more than once"),
         (
             wavelet(size=2),
-            "transform.size: belongs to kind 'dct'; a wavelet has 'wavelet' and 'levels'",
+            "transform.size: belongs to the kinds dct, stl-dct, stl-dft; a wavelet has 'wavelet' "
+            "and 'levels'",
         ),
         (
             {"transform": {"kind": "wavelet", "levels": 1}},
@@ -253,6 +261,43 @@ def test_a_class_name_may_have_200_bytes_and_no_more():
         ),
         (dct(4, levels=2), "transform: kind 'dct' needs the key 'size' (2, 4 or 8) and no other"),
         (dct(4, wavelet="haar"), "transform: kind 'dct' needs the key 'size' (2, 4 or 8) and no"),
+        (
+            {"transform": {"kind": "stl-dft"}},
+            "transform: kind 'stl-dft' needs the key 'size' (2 to 9) and no other",
+        ),
+        (
+            polyphase("stl-dct", 4, levels=0),
+            "transform: kind 'stl-dct' needs the key 'size' (2 to 9) and no other",
+        ),
+        (polyphase("stl-dct", 1), "transform.size: 1; "),
+        (polyphase("stl-dft", 10), "transform.size: 10; "),
+        (polyphase("stl-dct", -2), "transform.size: -2; "),
+        (polyphase("stl-dct", 2.0), "transform.size: 2.0; input should be a valid integer"),
+        (
+            polyphase("stl-dct", 3),
+            "input.resolution: 8 is not divisible by 3, which the transform needs; 6 is",
+        ),
+        (
+            polyphase("stl-dct", 9),
+            "input.resolution: 8 is not divisible by 9, which the transform needs; 9 is",
+        ),
+        (polyphase("stl-dct", 2), "branches.coarse.bands: 'cA2' is not a band of stl-dct:2"),
+        (
+            polyphase("stl-dct", 2) | branch(bands=["p04"]),
+            "branches.coarse.bands: 'p04' is not a band of stl-dct:2; did you mean 'p0",
+        ),
+        (
+            polyphase("stl-dft", 2) | branch(bands=["f01"]),
+            "branches.coarse.bands: 'f01' is not a band of stl-dft:2; did you mean 'f0",
+        ),
+        (
+            polyphase("stl-dft", 4) | branch(bands=["f08r", "f00"]),
+            "branches.coarse.bands: 'f08r' is not a band of stl-dft:4",
+        ),
+        (
+            polyphase("stl-dct", 2) | branch(bands=["p01", "p01"]),
+            "branches.coarse.bands: a band stands twice in ['p01', 'p01']",
+        ),
         (
             {"input": {"resolution": 10}},
             "input.resolution: 10 is not divisible by 4, which the transform needs; 8 is",
@@ -377,12 +422,39 @@ def test_a_file_larger_than_any_plan_is_refused(tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"transform": "db99"}, "--transform db99: neither a wavelet nor dct:2, dct:4, dct:8; did"),
-        ({"transform": "dct:3"}, "--transform dct:3: the block DCT has size 2, 4 or 8"),
-        ({"transform": "dct:4", "levels": 1}, "--levels 1: a DCT of size 4 has 2. Leave it out"),
+        (
+            {"transform": "db99"},
+            "--transform db99: neither a wavelet nor dct:2, dct:4, dct:8, stl-dct:b, stl-dft:b; "
+            "did you mean 'db9'?",
+        ),
+        ({"transform": "dct:3"}, "--transform dct:3: dct has size 2, 4 or 8"),
+        ({"transform": "dct:4", "levels": 1}, "--levels 1: dct of size 4 has 2. Leave it out"),
+        ({"transform": "stl-dct:1"}, "--transform stl-dct:1: stl-dct has size 2 to 9"),
+        ({"transform": "stl-dft:10"}, "--transform stl-dft:10: stl-dft has size 2 to 9"),
+        ({"transform": "stl-dct:0"}, "--transform stl-dct:0: stl-dct has size 2 to 9"),
+        ({"transform": "stl-dct"}, "--transform stl-dct: write stl-dct:b with size b = 2 to 9"),
+        ({"transform": "stl-dtc:4"}, "did you mean 'stl-d"),
+        ({"transform": "stl-dct:-2"}, "--transform stl-dct:-2: "),
+        ({"transform": "stl-dct:2.5"}, "--transform stl-dct:2.5: "),
+        (
+            {"transform": "stl-dct:4", "levels": 2},
+            "--levels 2: stl-dct of size 4 has 0. Leave it out",
+        ),
+        (
+            {"transform": "stl-dct:4", "branches": "detail"},
+            "--branches detail: stl-dct:4 has no levels; the kinds it knows are single and all",
+        ),
+        (
+            {"transform": "stl-dft:2", "branches": "context"},
+            "--branches context: stl-dft:2 has no levels; the kinds it knows are single and all",
+        ),
+        (
+            {"transform": "stl-dct:3"},
+            "plan new: input.resolution: 8 is not divisible by 3, which the transform needs; 6 is",
+        ),
         ({"branches": "all"}, "--branches all: the bands of haar, 2 levels have different sizes"),
         ({"resolution": 6}, "plan new: input.resolution: 6 is not divisible by 4"),
-        ({"network": "cnn"}, "plan new: branches.a2.network: 'cnn' is not a network"),
+        ({"network": "cnn"}, "--network: 'cnn' is not a network"),
         ({"classes": ["a"]}, "plan new: classes: ['a']; tuple should have at least 2 items"),
     ],
     ids=str,
@@ -442,7 +514,8 @@ def test_no_document_does_worse_than_a_refusal(document: Any):
 @settings(max_examples=300)
 @given(st.data())
 def test_no_damaged_plan_does_worse_than_a_refusal(data: st.DataObject):
-    full = BASE | {
+    paper = BASE | polyphase("stl-dft", 4) | branch(bands=["f01r", "f08"])
+    full = data.draw(st.sampled_from([BASE, paper])) | {
         "training": {"epochs": 3, "learning_rate": 0.1},
         "augment": {"shift": 0.1},
         "fusion": {"prior": {"cat": 1.0, "dog": 2.0}, "weights": {"coarse": 1.0}},

@@ -57,12 +57,15 @@ CLASS_NAMES = (
 
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
-    kind = draw(st.sampled_from(["single", "detail", "context", "all"]))
-    transform = draw(st.sampled_from(["haar", "db4", "bior4.4", "dct:2", "dct:4"]))
+    wavelets, sized = ["haar", "db4", "bior4.4"], ["dct:2", "dct:4"]
+    paper = ["stl-dct:2", "stl-dct:3", "stl-dct:9", "stl-dft:2", "stl-dft:5"]
+    transform = draw(st.sampled_from([*wavelets, *sized, *paper]))
+    kinds = ["single", "all"] if transform in paper else ["single", "detail", "context", "all"]
+    kind = draw(st.sampled_from(kinds))
     levels = None
-    if not transform.startswith("dct"):
+    if transform in wavelets:
         levels = draw(st.integers(0, 1 if kind == "all" else 3))
-    block = int(transform[4:]) if levels is None else 1 << levels
+    block = int(transform[-1]) if levels is None else 1 << levels
     made = new_plan(
         classes=draw(st.lists(CLASS_NAMES, min_size=2, max_size=5, unique=True)),
         resolution=block * draw(st.integers(1, 9)),
@@ -159,6 +162,41 @@ def test_canonical_bytes_and_digest_of_this_plan_never_change():
         '"transform":{"kind":"wavelet","levels":2,"wavelet":"db2"}}'
     )
     assert plan.digest == "ca7b166b7a6fd397d6bd12b3ad1407c48b078535f7fa8e0a322f08f0e4812c52"
+
+
+@pytest.mark.parametrize(
+    ("transform", "digest"),
+    [
+        (
+            {"kind": "stl-dct", "size": 4},
+            "9d484dd6a8d732e4982a8f6faa1345a876ce7ce66a5d4c9123c0ea5558c7af2a",
+        ),
+        (
+            {"kind": "stl-dft", "size": 4},
+            "ddd3e380c3430707013f93edc31bbd77470bacf8f486ad1466f863ff23861e10",
+        ),
+        (
+            {"kind": "dct", "size": 4},
+            "fb6e021dc503825080ce8095e80dda1f4f69d769c123ff3e98278a217a799c87",
+        ),
+    ],
+    ids=lambda value: value.get("kind") if isinstance(value, dict) else "",
+)
+def test_the_digest_of_a_plan_of_every_sized_kind_never_changes(
+    transform: dict[str, Any], digest: str
+):
+    band = {"stl-dct": "p01", "stl-dft": "f01r", "dct": "dct01"}[transform["kind"]]
+    changes = {
+        "transform": transform,
+        "branches": [{"name": "x", "bands": [band], "network": "cnn-8"}],
+    }
+
+    plan = plan_from_document(FIXED | changes, where="test")
+
+    assert f'"transform":{json.dumps(transform, separators=(",", ":"))}' in (
+        plan.canonical().decode()
+    )
+    assert plan.digest == digest
 
 
 @pytest.mark.parametrize(
