@@ -99,6 +99,7 @@ class Manifest(_Record):
             counts=self.images.train,
             temperature=self.temperature,
             log_loss=self.validation.log_loss,
+            validation=sum(self.images.validation),
         )
 
     def to_document(self) -> dict[str, Any]:

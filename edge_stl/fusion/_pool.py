@@ -35,6 +35,7 @@ class Member:
         counts: training images per class, ``K`` numbers; 0 where the box never saw the class.
         temperature: T > 0, fitted on the box's validation images.
         log_loss: L, the mean over seen classes of the per-class mean of ``-log p``, in nats.
+        validation: images that L was measured on; infinite where L is to be taken as exact.
     """
 
     branch: str
@@ -42,6 +43,7 @@ class Member:
     counts: tuple[int, ...]
     temperature: float
     log_loss: float
+    validation: float = math.inf
 
     @property
     def seen(self) -> tuple[int, ...]:

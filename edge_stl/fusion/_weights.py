@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_stl.fusion._pool import Member
+from edge_stl.fusion._pool import CLIP, Member
 
 
 GEOMETRIC_P = 0.5
@@ -14,8 +14,15 @@ GEOMETRIC_P = 0.5
 
 
 def reliability(member: Member) -> float:
-    """Return ``r = max(0, log |S| - L)^2``: how far the branch is above chance on its own box."""
-    return max(0.0, math.log(max(1, len(member.seen))) - member.log_loss) ** 2
+    """Return ``r = max(0, log |S| / L - 1)``: how far the branch is above chance on its own box.
+
+    L counts one more validation image, at chance: ``L + (log |S| - L) / (n + 1)`` for n of them, so
+    r is never above n and a handful of lucky images proves little. It counts as the loss of a sure
+    answer, ``-log(1 - CLIP)``, at least: no belief is taken for surer than that.
+    """
+    chance = math.log(max(1, len(member.seen)))
+    loss = member.log_loss + (chance - member.log_loss) / (member.validation + 1)
+    return max(0.0, chance / max(loss, -math.log(1 - CLIP)) - 1)
 
 
 def reliability_weights(members: Sequence[Member]) -> NDArray[np.float64]:

@@ -25,7 +25,7 @@ CLASSES = 10
 def member(branch: str, box: str, r: float, *, images: int = 100) -> Member:
     """Return a member of ten classes with reliability ``r`` and about this many images."""
     counts = (images - CLASSES + 1, *[1] * (CLASSES - 1))
-    return Member(branch, box, counts, 1.0, math.log(CLASSES) - math.sqrt(r))
+    return Member(branch, box, counts, 1.0, math.log(CLASSES) / (r + 1))
 
 
 def one_branch_each(*r: float) -> list[Member]:
@@ -69,19 +69,35 @@ def cap_of(members: Sequence[Member]) -> float:
 @pytest.mark.parametrize(
     ("seen", "log_loss", "r"),
     [
-        (4, 0.0, math.log(4) ** 2),
-        (4, math.log(2), math.log(2) ** 2),
+        (4, math.log(4) / 3, 2.0),
+        (4, math.log(2), 1.0),
         (4, math.log(4), 0.0),
         (4, 99.0, 0.0),
         (1, 0.0, 0.0),
+        (4, 0.0, math.log(4) / -math.log(0.99) - 1),  # no answer counts as surer than 0.99
     ],
 )
-def test_reliability_is_the_square_of_the_distance_above_chance(
+def test_reliability_is_how_many_times_chance_loses_more_less_one(
     seen: int, log_loss: float, r: float
-):
+) -> None:
     who = Member("b", "x", (2,) * seen + (0, 0), 1.0, log_loss)
 
     assert reliability(who) == pytest.approx(r, abs=1e-12)
+
+
+@given(st.integers(0, 200), st.floats(0, 3))
+def test_no_more_reliability_than_validation_images(images: int, log_loss: float) -> None:
+    who = Member("b", "x", (2,) * 4, 1.0, log_loss, validation=images)
+    exact = Member("b", "x", (2,) * 4, 1.0, log_loss)
+
+    assert 0 <= reliability(who) <= min(images, reliability(exact)) * (1 + 1e-9)
+
+
+def test_one_image_at_chance_is_added_to_those_that_were_measured() -> None:
+    """Loss log 16 / 4 on three images and log 16 on a fourth are 7/16 log 16 on average."""
+    who = Member("b", "x", (2,) * 16, 1.0, math.log(16) / 4, validation=3)
+
+    assert reliability(who) == pytest.approx(16 / 7 - 1)
 
 
 @given(fleets())
