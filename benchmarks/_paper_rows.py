@@ -61,7 +61,7 @@ _CIFAR: dict[str, Any] = {
     "resolution": 32,
     "published_epochs": 300,
     "epochs": 10,
-    "training": {"batch_size": 128, "learning_rate": 0.003, "validation": 0.03},
+    "training": {"batch_size": 64, "learning_rate": 0.003, "validation": 0.03},
 }
 _LARGE: dict[str, Any] = {
     "data": "folders",

@@ -70,7 +70,8 @@ def main() -> None:
     options.add_argument("--append", action="store_true", help="append to docs/results.md")
     chosen = options.parse_args()
     row = ROWS[chosen.row]
-    out = chosen.out or Path("runs") / "paper" / chosen.row
+    # Rows of one image set share the folder: a monolith that is trained is not trained again.
+    out = chosen.out or Path("runs") / "paper" / row.data
     began = time.monotonic()
     images = _images(row, chosen, out)
     plans = _plans(row, images.classes, chosen)
