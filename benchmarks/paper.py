@@ -38,6 +38,7 @@ from exporter.merge import Merged, merge_paths
 
 SELECT_SHARE = 6
 MONOLITH = "monolith"
+MOST_BRANCH_BYTES = 400_000_000  # FC-8L on a CIFAR-10 image is 302 MB
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ def _plans(row: Row, classes: Sequence[str], chosen: Any) -> tuple[Plan, Plan]:
         | row.training
         | {key: value for key, value in changes.items() if value is not None}
     )
+    document["limits"] = {"max_branch_bytes": MOST_BRANCH_BYTES}
     plan = plan_from_document(document, where="paper plan")
     return plan, centralized_plan(plan)
 

@@ -70,6 +70,10 @@ def test_every_row_makes_a_plan_and_its_monolith(name: str) -> None:
     assert all(len(b.bands) == 1 and b.network == row.network for b in plan.branches)
     (full,) = monolith.branches
     assert (full.bands, full.network) == (("cA0",), row.network)
+    size = networks.parameters(
+        monolith.layers(full), channels=monolith.input.channels, size=row.resolution
+    )
+    assert 4 * size < monolith.limits.max_branch_bytes
     assert monolith.training == plan.training
     assert monolith.augment == plan.augment
 
