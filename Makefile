@@ -4,6 +4,7 @@
 #   make test                 the tests
 #   make lint types imports   style, types, import contracts
 #   make bench-mnist bench-roadside   the measurements of docs/results.md
+#   make bench-paper ROW=mnist-fc-sub4   a row of the paper's tables
 #
 # TORCH_INDEX=URL is passed to pip as an extra index, for machines where the plain index would
 # bring a CUDA build: https://download.pytorch.org/whl/cpu
@@ -15,7 +16,8 @@ BIN := $(VENV)/bin
 OUT ?= $(if $(DATA),demo-own,demo-out)
 EXTRA_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
-.PHONY: demo test lint types imports check setup bench-mnist bench-roadside bench-speed clean
+.PHONY: demo test lint types imports check setup bench-mnist bench-roadside bench-speed \
+	bench-paper bench-large clean
 
 setup: $(VENV)/.ready
 
@@ -53,6 +55,14 @@ bench-roadside: setup
 
 bench-speed: setup
 	$(BIN)/python -m benchmarks.speed
+
+ROW ?= mnist-fc-sub4
+
+bench-paper: setup
+	$(BIN)/python -m benchmarks.paper $(ROW) --seeds 3
+
+bench-large: setup
+	$(BIN)/python -m benchmarks.large
 
 clean:
 	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
