@@ -196,21 +196,24 @@ def _fc_8l(channels: int, size: int, classes: int) -> tuple[Layer, ...]:
 
 
 def _cnn_8(base: int) -> Callable[[int, int, int], tuple[Layer, ...]]:
-    """The paper's CNN: blocks of 2, 2 and 3 convolutions, each with pooling, and a dense layer.
+    """The paper's CNN: blocks of 2, 2 and 3 convolutions with pooling, and a dense layer.
 
-    The blocks have ``base``, ``2 base`` and ``4 base`` channels; the paper's base is 64. A plane of
-    one row is not pooled.
+    The blocks have ``base``, ``2 base`` and ``4 base`` channels; the paper's base is 64. The plane
+    halves after every block, from 32 rows to 4; one that is small already halves after the last
+    blocks only, so that a branch is as large as the whole and sees as much.
     """
 
     def layers(channels: int, size: int, classes: int) -> tuple[Layer, ...]:
         del channels  # the first convolution takes any number
+        depths = (2, 2, 3)
+        plane, halvings = size, 0
+        while plane > _SMALL_PLANE and halvings < len(depths):
+            plane, halvings = plane // 2, halvings + 1
         body: list[Layer] = [Norm(learned=False)]
-        plane = size
-        for block, depth in enumerate((2, 2, 3)):
+        for block, depth in enumerate(depths):
             body += [Conv(base << block), Norm(), Relu()] * depth
-            if plane > 1:
+            if block >= len(depths) - halvings:
                 body.append(MaxPool())
-                plane //= 2
         return (*body, Flatten(), Dense(classes))
 
     return layers
