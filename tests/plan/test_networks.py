@@ -184,29 +184,39 @@ CNN_8 = (("cnn-8", 64), ("cnn-8-half", 32), ("cnn-8-quarter", 16))
 @pytest.mark.parametrize(
     ("size", "planes"),
     [
+        (64, [64, 32, 16, 8]),  # three times at most
+        (32, [32, 16, 8, 4]),
         (28, [28, 14, 7, 3]),
-        (8, [8, 4, 2, 1]),
-        (7, [7, 3, 1]),  # a plane of one row is not pooled
-        (3, [3, 1]),
-        (2, [2, 1]),
-        (1, [1]),
+        (16, [16, 16, 8, 4]),  # what is small is pooled in the last blocks only
+        (8, [8, 8, 8, 4]),
+        (7, [7, 7, 7, 3]),
+        (4, [4, 4, 4, 4]),
+        (1, [1, 1, 1, 1]),
     ],
 )
-def test_cnn_8_has_blocks_of_two_two_and_three_convolutions_each_with_pooling(
+def test_cnn_8_has_blocks_of_two_two_and_three_convolutions_that_end_on_four_rows(
     name: str, base: int, size: int, planes: list[int]
-):
+) -> None:
     layers = nets.preset(name, channels=4, size=size, classes=10)
     steps = list(nets.walk(layers, channels=4, size=size))
 
-    convolutions = [step.layer for step in steps if isinstance(step.layer, nets.Conv)]
-    assert [c.channels for c in convolutions] == [base] * 2 + [2 * base] * 2 + [4 * base] * 3
-    assert {c.kernel for c in convolutions} == {3}
-    pooled = [step.after[1] for step in steps if isinstance(step.layer, nets.MaxPool)]
-    assert [size, *pooled] == planes
-    features = 4 * base * planes[-1] ** 2
-    assert [type(step.layer) for step in steps[-2:]] == [nets.Flatten, nets.Dense]
-    assert steps[-1].before == (features,)
-    assert sum(isinstance(layer, nets.Dense) for layer in layers) == 1
+    convolutions = [step for step in steps if isinstance(step.layer, nets.Conv)]
+    channels = [step.after[0] for step in convolutions]
+    assert channels == [base] * 2 + [2 * base] * 2 + [4 * base] * 3
+    rows = [step.after[1] for step in convolutions]
+    assert rows == [planes[0]] * 2 + [planes[1]] * 2 + [planes[2]] * 3
+    (flatten,) = [step for step in steps if isinstance(step.layer, nets.Flatten)]
+    assert flatten.before == (4 * base, planes[3], planes[3])
+
+
+def test_a_branch_of_a_quarter_of_the_image_is_as_large_as_the_whole() -> None:
+    whole, part = (
+        nets.parameters(
+            nets.preset("cnn-8", channels=3, size=size, classes=10), channels=3, size=size
+        )
+        for size in (32, 16)
+    )
+    assert whole == part == 1_776_464
 
 
 def test_cnn_8_of_a_digit_counted_by_hand():
