@@ -178,7 +178,7 @@ def _harmful(
     weights: Sequence[float],
 ) -> tuple[HarmfulBox, ...]:
     def of(box: str, numbers: Sequence[float]) -> float:
-        return sum(w for w, m in zip(numbers, members, strict=True) if m.box == box)
+        return float(sum(w for w, m in zip(numbers, members, strict=True) if m.box == box))
 
     return tuple(
         HarmfulBox(
