@@ -24,7 +24,7 @@ def print_holdout(holdout: "Holdout") -> None:
         (f"{holdout.images} holdout images, none seen by its fit", "accuracy", "log-loss"),
         [
             (
-                "weights without a holdout",
+                "reliability weights",
                 percent(holdout.accuracy_before),
                 f"{holdout.log_loss_before:.4f}",
             ),
@@ -42,14 +42,14 @@ def print_holdout(holdout: "Holdout") -> None:
         )
     if holdout.log_loss_after >= holdout.log_loss_before:
         typer.echo(
-            "warning: on images that it did not see the fit is no better than weights without a "
-            "holdout; use those, or more images",
+            "warning: on images that it did not see the fit is no better than reliability weights; "
+            "use those, or more images",
             err=True,
         )
     for harm in holdout.harmful:
         print_line(
-            f"box {harm.box} harms: without it, and with the weights that need no images, the "
-            f"log-loss of unseen images changes by {harm.log_loss_change:.4f} "
-            f"(standard error {harm.standard_error:.4f}); the fit took its weight from "
+            f"box {harm.box} harms: with reliability weights, leaving it out changes the log-loss "
+            f"of unseen images by {harm.log_loss_change:.4f} (standard error "
+            f"{harm.standard_error:.4f}); the fit took its weight from "
             f"{harm.weight_before:.4f} to {harm.weight_after:.4f}"
         )

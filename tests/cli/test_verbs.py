@@ -340,8 +340,10 @@ def test_merge_names_the_box_that_harms(
     fitted = ("--weights", "fitted", "--holdout", desk / "photos")
     code, said, _ = run("merge", *branch_files(desk), "-o", tmp_path / "e.onnx", *fitted)
     assert code == 0
-    assert "box box0 harms: without it, and with the weights that need no images" in said
-    assert "changes by -0.2500 (standard error 0.0100); the fit took its weight from" in said
+    assert (
+        "box box0 harms: with reliability weights, leaving it out changes the log-loss of" in said
+    )
+    assert "unseen images by -0.2500 (standard error 0.0100); the fit took its weight from" in said
 
 
 def test_a_fitted_ensemble_is_changed_with_a_holdout_or_with_weights_that_need_none(
