@@ -79,6 +79,7 @@ def add_answer(
     votes: Sequence[str],
     *,
     prior: Sequence[float],
+    bias: Sequence[float] | None,
     scale: float,
 ) -> None:
     """Add what turns all votes into the two outputs.
@@ -88,14 +89,16 @@ def add_answer(
         rows: ``(N, 1, K)`` per member.
         votes: ``(N, K)`` per member.
         prior: K shares of the classes.
+        bias: b, K numbers; none are zeros.
         scale: a.
     """
     share = np.asarray(prior, dtype=np.float64)
     log_share = graph.constant("fusion/log_prior", np.log(share / share.sum()).astype(np.float32))
-    bias = graph.constant("fusion/bias", np.zeros(len(share), np.float32))
+    offsets = np.zeros(len(share)) if bias is None else np.asarray(bias)
+    b = graph.constant("fusion/bias", offsets.astype(np.float32))
     a = graph.constant("fusion/scale", np.array(scale, np.float32))
     graph.node("Concat", list(rows), names.BRANCH_PROBABILITIES, axis=1)
-    base = graph.node("Add", [log_share, bias], "fusion/base")
+    base = graph.node("Add", [log_share, b], "fusion/base")
     total = graph.node("Sum", list(votes), "fusion/votes")
     scaled = graph.node("Mul", [total, a], "fusion/scaled")
     score = graph.node("Add", [scaled, base], "fusion/score")

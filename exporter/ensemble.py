@@ -43,12 +43,30 @@ class Options:
         return {"weights": self.weights, "layout": self.layout}
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """What an ensemble keeps of the holdout its weights were fitted on: no name and no path.
+
+    Attributes:
+        images: how many there were.
+        bias: b, one number per class.
+    """
+
+    images: int
+    bias: tuple[float, ...]
+
+    def to_document(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {"images": self.images, "bias": list(self.bias)}
+
+
 def build_ensemble(
     files: Sequence[BranchFile],
     weights: Sequence[float],
     *,
     options: Options,
     scale: float,
+    fitted: Fitted | None = None,
     made_by: str = __version__,
 ) -> bytes:
     """Return the bytes of the ensemble of these branch files, in the order given.
@@ -58,6 +76,7 @@ def build_ensemble(
         weights: one per file.
         options: layout and the rule the weights came from.
         scale: a of the fusion.
+        fitted: what came from a holdout beside the weights; without it the biases are 0.
         made_by: the version of edge-stl that is recorded as its maker.
     """
     plan = files[0].plan
@@ -69,7 +88,8 @@ def build_ensemble(
         row, vote = _add_branch(graph, plan, file, weight, banks[file.manifest.native_resolution])
         rows.append(row)
         votes.append(vote)
-    add_answer(graph, rows, votes, prior=class_prior(plan), scale=scale)
+    bias = fitted.bias if fitted else None
+    add_answer(graph, rows, votes, prior=class_prior(plan), bias=bias, scale=scale)
     shape: list[str | int] = ["batch", side, side, channels]
     if options.layout == "nchw":
         shape = ["batch", channels, side, side]
@@ -81,7 +101,7 @@ def build_ensemble(
             value(names.PROBABILITIES, TensorProto.FLOAT, ["batch", classes]),
             value(names.BRANCH_PROBABILITIES, TensorProto.FLOAT, ["batch", len(files), classes]),
         ],
-        metadata=_metadata(plan, files, weights, options, scale, made_by),
+        metadata=_metadata(plan, files, weights, options, scale, fitted, made_by),
     )
 
 
@@ -155,9 +175,10 @@ def _metadata(
     weights: Sequence[float],
     options: Options,
     scale: float,
+    fitted: Fitted | None,
     made_by: str,
 ) -> dict[str, str]:
-    record = {
+    record: dict[str, Any] = {
         "plan": plan.to_document(),
         "plan_digest": plan.digest,
         "options": options.to_document(),
@@ -168,6 +189,8 @@ def _metadata(
             for f, w in zip(files, weights, strict=True)
         ],
     }
+    if fitted:  # absent otherwise, so that ensembles without a holdout keep their bytes
+        record["holdout"] = fitted.to_document()
     return {
         names.KEY_FORMAT: str(names.FORMAT),
         names.KEY_KIND: names.ENSEMBLE,

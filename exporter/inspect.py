@@ -46,6 +46,7 @@ def inspect_path(path: Path) -> dict[str, Any]:
             plan = content.plan
             document["weights"] = content.options.weights
             document["layout"] = content.options.layout
+            document["holdout"] = content.fitted.to_document() if content.fitted else None
             document["branches"] = [
                 _branch(f.manifest, f.sha256, f.bytes, weight, content.scale)
                 for f, weight in zip(content.files, content.weights, strict=True)

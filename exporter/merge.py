@@ -7,23 +7,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_stl.errors import CheckError, MergeRefused, UsageError
-from edge_stl.fusion import DATA_FREE, fuse, largest_change, plan_weights
+from edge_stl.errors import MergeRefused, UsageError
+from edge_stl.fusion import DATA_FREE, largest_change, plan_weights
 from exporter import names
-from exporter._session import check_model, run
+from exporter._session import check_model
 from exporter.agree import Agreement, Refusal, agree, read_all
-from exporter.branch import VECTOR_TOLERANCE, vector_difference
-from exporter.ensemble import Options, build_ensemble, class_prior
+from exporter.ensemble import Fitted, Options, build_ensemble
+from exporter.fitting import Holdout, Progress, fit_on_holdout
 from exporter.manifest import sha256
+from exporter.prove import prove, verify_vectors
 from exporter.read import BranchFile
-from exporter.split import branch_bytes, members_of
+from exporter.split import Content, members_of
 
 
 SCALE = 1.0
 """a of the fusion: 1 until a measurement says better."""
-
-_PROOF_TOLERANCE = 1e-4
-_PROOF_IMAGES = 3
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,8 @@ class Merged:
         files: the branch files in it, in order.
         weights: one per file.
         refused: files that were left out, with every reason.
+        fitted: biases and what else came from a holdout; none with weights that need no data.
+        holdout: what that is worth on images that the fit did not see; none likewise.
     """
 
     model: bytes
@@ -45,26 +45,45 @@ class Merged:
     files: tuple[BranchFile, ...]
     weights: tuple[float, ...]
     refused: tuple[Refusal, ...]
+    fitted: Fitted | None = None
+    holdout: Holdout | None = None
 
     def largest_change(self, index: int) -> float:
         """Return by how much file ``index`` can move any probability."""
         return largest_change(self.weights[index], scale=SCALE)
 
 
-def merge_paths(paths: Sequence[Path], *, options: Options, skip_refused: bool = False) -> Merged:
+def merge_paths(
+    paths: Sequence[Path],
+    *,
+    options: Options,
+    skip_refused: bool = False,
+    holdout: Path | None = None,
+    progress: Progress | None = None,
+) -> Merged:
     """Merge branch files from disk.
 
     Args:
         paths: branch files, in any order.
         options: weight rule and layout.
         skip_refused: go on without the files that may not be merged.
+        holdout: folder of labelled images, for the rule ``fitted`` and no other.
+        progress: called with images of the holdout done and images in all.
 
     Raises:
         MergeRefused: files may not be merged and ``skip_refused`` is off, or none is left.
-        UsageError: the weight rule cannot be used.
+        UsageError: the weight rule cannot be used, or not with or without a holdout.
+        DataError: the holdout cannot be used.
     """
     files, refused = read_all(paths)
-    return merge_files(files, options=options, refused=refused, skip_refused=skip_refused)
+    return merge_files(
+        files,
+        options=options,
+        refused=refused,
+        skip_refused=skip_refused,
+        holdout=holdout,
+        progress=progress,
+    )
 
 
 def merge_files(
@@ -73,20 +92,30 @@ def merge_files(
     options: Options,
     refused: Sequence[Refusal] = (),
     skip_refused: bool = False,
+    holdout: Path | None = None,
+    progress: Progress | None = None,
 ) -> Merged:
     """Merge branch files that were already read; as `merge_paths`."""
+    _need_both(options, holdout)
     agreement = agree(files)
     agreement = replace(
         agreement,
         refused=tuple(sorted((*refused, *agreement.refused), key=lambda r: (r.file, r.reasons))),
     )
     _refuse(agreement, skip_refused=skip_refused)
-    weights = tuple(float(w) for w in _weights(agreement.files, options))
-    _verify_vectors(agreement.files)
-    model = build_ensemble(agreement.files, weights, options=options, scale=SCALE)
+    kept = agreement.files
+    fitted, report = None, None
+    if holdout is None:
+        weights = tuple(float(w) for w in _weights(kept, options))
+        verify_vectors(kept)
+    else:
+        verify_vectors(kept)
+        fit = fit_on_holdout(kept, holdout, scale=SCALE, progress=progress)
+        weights, fitted, report = fit.weights, fit.fitted, fit.report
+    model = build_ensemble(kept, weights, options=options, scale=SCALE, fitted=fitted)
     check_model(model, "ensemble")
-    _prove(model, agreement.files, weights, options)
-    return Merged(model, sha256(model), options, agreement.files, weights, agreement.refused)
+    prove(model, kept, weights, options=options, scale=SCALE, fitted=fitted)
+    return Merged(model, sha256(model), options, kept, weights, agreement.refused, fitted, report)
 
 
 def change_ensemble(
@@ -97,6 +126,8 @@ def change_ensemble(
     add: Sequence[Path] = (),
     options: Options | None = None,
     skip_refused: bool = False,
+    holdout: Path | None = None,
+    progress: Progress | None = None,
 ) -> Merged:
     """Take branches out of an ensemble and put others in, with the options it was made with.
 
@@ -109,13 +140,18 @@ def change_ensemble(
         add: branch files.
         options: other options than those it was made with.
         skip_refused: go on without added files that may not be merged.
+        holdout: as `merge_paths`; weights that came from one need one again.
+        progress: as `merge_paths`.
 
     Raises:
-        UsageError: an id names nothing in the ensemble, or nothing would be left.
+        UsageError: an id names nothing in the ensemble, nothing would be left, or its weights came
+            from a holdout and there is neither one now nor a rule that needs none.
         IntegrityError: the ensemble does not give back the files it was made of.
         MergeRefused: as `merge_paths`.
     """
     content = members_of(ensemble, name=name)
+    wanted = options or content.options
+    _need_holdout_again(content, wanted, holdout, name)
     keep = list(content.files)
     for identity in remove:
         gone = [f for f in content.files if identity in (f.manifest.box, f.manifest.id)]
@@ -134,9 +170,37 @@ def change_ensemble(
         )
     return merge_files(
         [*keep, *added],
-        options=options or content.options,
+        options=wanted,
         refused=refused,
         skip_refused=skip_refused,
+        holdout=holdout,
+        progress=progress,
+    )
+
+
+def _need_both(options: Options, holdout: Path | None) -> None:
+    """Refuse fitted weights without a holdout, and a holdout that nothing would be fitted on."""
+    if options.weights == names.FITTED and holdout is None:
+        raise UsageError(
+            "--weights fitted: there is nothing to fit on; expected --holdout IMAGES, a folder of "
+            "labelled images. Name one, or choose another rule"
+        )
+    if options.weights != names.FITTED and holdout is not None:
+        raise UsageError(
+            f"--holdout: the rule {options.weights} needs no images; expected --weights fitted "
+            "beside it. Add that, or leave --holdout out"
+        )
+
+
+def _need_holdout_again(content: Content, wanted: Options, holdout: Path | None, name: str) -> None:
+    """Refuse to carry weights over to other branches than those they were fitted with."""
+    if content.fitted is None or wanted.weights != names.FITTED or holdout is not None:
+        return
+    others = ", ".join(rule for rule in names.WEIGHT_RULES if rule != names.FITTED)
+    raise UsageError(
+        f"{name}: its weights were fitted on a holdout of {content.fitted.images} images, and "
+        "other branches need other weights; expected --holdout IMAGES, or --weights with a rule "
+        f"that needs no images ({others}). Name one of both"
     )
 
 
@@ -168,69 +232,3 @@ def _weights(files: Sequence[BranchFile], options: Options) -> NDArray[np.float6
         except ValueError as error:
             raise UsageError(f"--weights plan: {error}") from None
     return DATA_FREE[options.weights](members)
-
-
-def _verify_vectors(files: Sequence[BranchFile]) -> None:
-    """Run every branch on its own test vector: damaged arithmetic shows here, not in the field."""
-    for file in files:
-        model = branch_bytes(file)
-        difference = vector_difference(file.manifest, file.plan, model)
-        if difference > VECTOR_TOLERANCE:
-            raise CheckError(
-                f"{file.name}: differs by {difference:.1e} from the logits its box recorded; "
-                f"expected at most {VECTOR_TOLERANCE:.0e}. Train the branch again"
-            )
-
-
-def _prove(
-    model: bytes, files: Sequence[BranchFile], weights: Sequence[float], options: Options
-) -> None:
-    """Compare the built graph with the numpy oracle on seeded noise before anyone relies on it."""
-    plan = files[0].plan
-    side, channels = plan.input.resolution, plan.input.channels
-    noise = np.random.PCG64(0).random_raw(_PROOF_IMAGES * side * side * channels) >> np.uint64(56)
-    images = noise.astype(np.uint8).reshape(_PROOF_IMAGES, side, side, channels)
-    given = images if options.layout == "nhwc" else images.transpose(0, 3, 1, 2).copy()
-    got, rows = run(model, {names.ENSEMBLE_INPUT: given})
-    logits = [branch_logits(file, images) for file in files]
-    members = [f.manifest.member() for f in files]
-    expected, expected_rows = fuse(
-        logits, members, weights, prior=np.array(class_prior(plan)), scale=SCALE
-    )
-    worst = max(float(np.abs(got - expected).max()), float(np.abs(rows - expected_rows).max()))
-    if not worst <= _PROOF_TOLERANCE:
-        raise CheckError(
-            f"ensemble: the graph and the formulas differ by {worst:.1e}; expected at most "
-            f"{_PROOF_TOLERANCE:.0e}. This is a defect of edge-stl: please report it"
-        )
-
-
-def branch_logits(file: BranchFile, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return what a branch file says to images, by the numpy reference and the branch's own graph.
-
-    Args:
-        file: the branch file.
-        images: ``(N, R, R, C)`` uint8 at the plan's resolution.
-
-    Returns:
-        logits ``(N, K)`` float32.
-    """
-    model = branch_bytes(file)
-    bands = native_bands(file, images)
-    return run(model, {names.BRANCH_INPUT: bands})[0].astype(np.float32)
-
-
-def native_bands(file: BranchFile, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the bands ``(N, C * B, h, w)`` float32 that a branch reads, by the numpy reference."""
-    from edge_stl.bands import bank  # keeps PyWavelets out of a plain import
-
-    plan, manifest = file.plan, file.manifest
-    branch = plan.branch(manifest.branch)
-    planes = images.astype(np.float64).transpose(0, 3, 1, 2) / 255
-    n, c, side, _ = planes.shape
-    r = manifest.native_resolution
-    native = planes.reshape(n, c, r, side // r, r, side // r).mean(axis=(3, 5))
-    filters = bank(plan.bank, native_level=plan.native_level(r), bands=branch.bands)
-    split = filters.analyze(native)
-    stacked = np.concatenate([split[band] for band in branch.bands], axis=1)
-    return np.asarray(stacked, dtype=np.float32)

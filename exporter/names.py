@@ -33,5 +33,8 @@ PORTABLE_OPERATORS = frozenset({
 })  # fmt: skip
 """What our graphs may hold: every target of `check` knows them at opset 17."""
 
-WEIGHT_RULES = ("reliability", "uniform", "geometric", "plan")
+WEIGHT_RULES = ("reliability", "uniform", "geometric", "plan", "fitted")
+FITTED = "fitted"
+"""The one rule that needs a holdout."""
+
 LAYOUTS = ("nhwc", "nchw")

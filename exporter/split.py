@@ -1,6 +1,7 @@
 """The branch files back out of an ensemble, byte for byte, proved by their sha256."""
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from edge_stl.errors import DataError, EdgeStlError, IntegrityError
 from edge_stl.plan import Plan, plan_from_document
 from exporter import names
 from exporter.branch import branch_shapes, build_branch
-from exporter.ensemble import Options
+from exporter.ensemble import Fitted, Options
 from exporter.manifest import Manifest, disagreements, manifest_of, sha256
 from exporter.read import BranchFile, Unusable, kind_of, metadata, parse_model
 
@@ -27,6 +28,7 @@ class Content:
         made_by: the version of edge-stl that merged it.
         files: the branch files in it, in order; `branch_bytes` gives their bytes.
         weights: one per file.
+        fitted: what came from a holdout, none unless the weights were fitted on one.
     """
 
     plan: Plan
@@ -35,6 +37,7 @@ class Content:
     made_by: str
     files: tuple[BranchFile, ...]
     weights: tuple[float, ...]
+    fitted: Fitted | None
 
 
 def ensemble_record(model: onnx.ModelProto, *, name: str) -> dict[str, Any]:
@@ -82,9 +85,10 @@ def members_of(data: bytes, *, name: str) -> Content:
             for m in record["members"]
         ]
         scale, made_by = float(record["scale"]), str(record["made_by"])
+        fitted = _fitted(record, options, len(plan.classes))
     except EdgeStlError as error:
         raise IntegrityError(str(error)) from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise _damaged(name, f"its record is incomplete ({error})") from None
     ids = sorted(manifest.id for manifest, *_ in entries)
     held = sorted(n.removesuffix("/temperature") for n in tensors if n.endswith("/temperature"))
@@ -94,12 +98,30 @@ def members_of(data: bytes, *, name: str) -> Content:
         raise _damaged(name, f"it was merged by {options}, which this version does not know")
     files = [_member(name, plan, manifest, digest, tensors) for manifest, digest, _ in entries]
     weights = tuple(weight for *_, weight in entries)
-    return Content(plan, options, scale, made_by, tuple(files), weights)
+    return Content(plan, options, scale, made_by, tuple(files), weights, fitted)
 
 
 def branch_bytes(file: BranchFile) -> bytes:
     """Return the bytes of a branch file that was read or taken out of an ensemble."""
     return build_branch(file.manifest, file.plan, file.parameters)
+
+
+def _fitted(record: dict[str, Any], options: Options, classes: int) -> Fitted | None:
+    """Return what the record keeps of a holdout.
+
+    Raises:
+        KeyError: there is nothing, and the weights were fitted.
+        ValueError: it is there without fitted weights, or its numbers cannot be.
+    """
+    if options.weights != names.FITTED:
+        if "holdout" in record:
+            raise ValueError("a holdout, but no fitted weights")
+        return None
+    images = int(record["holdout"]["images"])
+    bias = tuple(float(b) for b in record["holdout"]["bias"])
+    if images < 1 or len(bias) != classes or not all(map(math.isfinite, bias)):
+        raise ValueError(f"a holdout of {images} images with biases {bias}")
+    return Fitted(images, bias)
 
 
 def _member(

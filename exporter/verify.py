@@ -194,6 +194,7 @@ def _integrity(data: bytes, kind: str | None, name: str) -> list[Finding]:
             content.weights,
             options=content.options,
             scale=content.scale,
+            fitted=content.fitted,
             made_by=content.made_by,
         )
         if rebuilt != data:

@@ -68,6 +68,12 @@ def inspect(file: ModelFile, json: opt.Json = False) -> None:
         ],
         left=3,
     )
+    if document.get("holdout"):
+        biases = zip(document["classes"], document["holdout"]["bias"], strict=True)
+        print_line(
+            f"weights fitted on {document['holdout']['images']} holdout images; biases "
+            + ", ".join(f"{name} {bias:+.4f}" for name, bias in biases)
+        )
 
 
 def check(

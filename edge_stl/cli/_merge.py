@@ -7,11 +7,22 @@ from typing import Annotated, Any
 import typer
 
 from edge_stl.cli import _options as opt
-from edge_stl.cli._output import print_json, print_line, print_table
+from edge_stl.cli._holdout import holdout_document, print_holdout
+from edge_stl.cli._output import ProgressReporter, print_json, print_line, print_table
 
 
 class Weights(enum.StrEnum):
     """How much each branch counts."""
+
+    reliability = "reliability"
+    uniform = "uniform"
+    geometric = "geometric"
+    plan = "plan"
+    fitted = "fitted"
+
+
+class DataFreeWeights(enum.StrEnum):
+    """The rules that need no labelled images at the desk."""
 
     reliability = "reliability"
     uniform = "uniform"
@@ -42,8 +53,17 @@ def merge(
         Weights | None,
         typer.Option(
             help="reliability: by what the boxes measured on their validation images; uniform; "
-            "geometric: halved from rank to rank; plan: as the plan declares.  [default: "
-            "reliability]",
+            "geometric: halved from rank to rank; plan: as the plan declares; fitted: on the "
+            "images of --holdout.  [default: reliability]",
+            show_default=False,
+        ),
+    ] = None,
+    holdout: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="IMAGES",
+            help="Labelled images that no box trained on, for --weights fitted: a folder of class "
+            "folders, or one with labels.csv.",
             show_default=False,
         ),
     ] = None,
@@ -79,10 +99,16 @@ def merge(
     options = Options(
         weights=(weights or Weights.reliability).value, layout=(layout or Layout.nhwc).value
     )
-    if remove or add:
-        merged = _change(files, remove or [], add or [], weights, layout, skip_refused)
-    else:
-        merged = merge_paths(files, options=options, skip_refused=skip_refused)
+    with ProgressReporter(quiet=quiet or json) as reporter:
+        how: dict[str, Any] = {
+            "skip_refused": skip_refused,
+            "holdout": holdout,
+            "progress": lambda done, total: reporter.advance("running the branches", done, total),
+        }
+        if remove or add:
+            merged = _change(files, remove or [], add or [], weights, layout, how)
+        else:
+            merged = merge_paths(files, options=options, **how)
     write_durably(out, merged.model)
     rows = [
         {
@@ -103,12 +129,14 @@ def merge(
                 "layout": merged.options.layout,
                 "branches": rows,
                 "refused": [{"file": r.file, "reasons": list(r.reasons)} for r in merged.refused],
-                "holdout": None,
+                "holdout": holdout_document(merged.holdout),
             }
         )
         return
     if not quiet:
         _print_rows(rows)
+        if merged.holdout is not None:
+            print_holdout(merged.holdout)
         for refusal in merged.refused:
             typer.echo(f"left out: {refusal}", err=True)
     print_line(f"{out}  sha256 {merged.sha256}")
@@ -138,7 +166,7 @@ def _change(
     add: list[Path],
     weights: Weights | None,
     layout: Layout | None,
-    skip_refused: bool,
+    how: dict[str, Any],
 ) -> Any:
     from edge_stl.errors import UsageError
     from exporter.ensemble import Options
@@ -156,9 +184,7 @@ def _change(
         weights=weights.value if weights else old.weights,
         layout=layout.value if layout else old.layout,
     )
-    return change_ensemble(
-        data, name=name, remove=remove, add=add, options=options, skip_refused=skip_refused
-    )
+    return change_ensemble(data, name=name, remove=remove, add=add, options=options, **how)
 
 
 def split(

@@ -7,7 +7,7 @@ import typer
 
 from edge_stl.cli import _options as opt
 from edge_stl.cli._extras import need
-from edge_stl.cli._merge import Weights
+from edge_stl.cli._merge import DataFreeWeights
 from edge_stl.cli._output import ProgressReporter, percent, print_json, print_line, print_table
 
 
@@ -41,7 +41,9 @@ def simulate(
     branch: Annotated[
         str, typer.Option(help="What each box trains: auto, all, or a name.")
     ] = "auto",
-    weights: Annotated[Weights, typer.Option(help="Rule of the merge.")] = Weights.reliability,
+    weights: Annotated[
+        DataFreeWeights, typer.Option(help="Rule of the merge.")
+    ] = DataFreeWeights.reliability,
     centralized: Annotated[
         bool,
         typer.Option(

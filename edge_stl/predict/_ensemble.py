@@ -20,7 +20,7 @@ class Ensemble:
     """An ``ensemble.onnx`` file, ready to answer.
 
     Args:
-        path: the file.
+        path: the file, or its bytes.
         threads: threads inside onnxruntime; 0 lets it take every core.
 
     Attributes:
@@ -36,9 +36,9 @@ class Ensemble:
         UsageError: onnxruntime is not installed.
     """
 
-    def __init__(self, path: str | Path, *, threads: int = 0) -> None:
-        self._path = Path(path)
-        self._session = _open(self._path, threads)
+    def __init__(self, path: str | Path | bytes, *, threads: int = 0) -> None:
+        self._path = Path("ensemble" if isinstance(path, bytes) else path)
+        self._session = _open(path if isinstance(path, bytes) else self._path, threads)
         meta = self._session.get_modelmeta().custom_metadata_map
         if meta.get("edge_stl.kind") != "ensemble":
             raise DataError(
@@ -166,25 +166,27 @@ class Ensemble:
         return fit_square(pixels, side, self.fit)
 
 
-def _open(path: Path, threads: int) -> Any:
+def _open(path: Path | bytes, threads: int) -> Any:
+    where = "ensemble" if isinstance(path, bytes) else path
     try:
         import onnxruntime as ort  # the missing-extra line must be ours
     except ImportError:
         raise UsageError("prediction needs onnxruntime: pip install 'edge-stl[predict]'") from None
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file; expected an ensemble. Check the path")
+    if isinstance(path, Path) and not path.is_file():
+        raise DataError(f"{where}: there is no such file; expected an ensemble. Check the path")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        data = path if isinstance(path, bytes) else path.read_bytes()
+        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        raise DataError(f"{where}: cannot be read ({error.strerror})") from None
     except Exception:  # noqa: BLE001  (onnxruntime raises types of its own)
         raise DataError(
-            f"{path}: onnxruntime cannot load it; it is no ONNX file, or damaged. Copy it again"
+            f"{where}: onnxruntime cannot load it; it is no ONNX file, or damaged. Copy it again"
         ) from None
 
 

@@ -50,6 +50,7 @@ def here(
 TRAIN = ["train", "plan.toml", "photos", "-o", "out", "--work", "w"]
 NEW = ["plan", "new", "--resolution", "16", "-o", "new.toml", "--classes"]
 SIM = ["simulate", "plan.toml", "photos", "-o", "sim"]
+FIT = ["merge", "branches/a1.box0.onnx", "-o", "y", "--weights", "fitted", "--holdout"]
 CALLS: list[tuple[int, list[str], str]] = [
     # 2: wrong use
     (2, ["fly"], "No such command 'fly'"),
@@ -58,6 +59,12 @@ CALLS: list[tuple[int, list[str], str]] = [
     (2, ["merge", "x.onnx", "-o", "y", "--weights", "magic"], "'magic' is not one of"),
     (2, ["merge", "x.onnx", "-o", "y", "--layout", "hwc"], "'hwc' is not one of"),
     (2, ["merge", "branches/a1.box0.onnx", "-o", "y", "--weights", "plan"], "declares no weights"),
+    (2, ["merge", "branches/a1.box0.onnx", "-o", "y", "--weights", "fitted"],
+     "expected --holdout IMAGES"),
+    (2, ["merge", "branches/a1.box0.onnx", "-o", "y", "--holdout", "photos"],
+     "expected --weights fitted"),
+    (2, ["merge", "e.onnx", "--remove", "box0", "-o", "y", "--holdout", "photos"],
+     "the rule reliability needs no images"),
     (2, ["merge", "e.onnx", "other.onnx", "--remove", "box1", "-o", "y"], "exactly one ensemble"),
     (2, ["merge", "e.onnx", "--remove", "box9", "-o", "y"], "neither a box nor a branch"),
     (2, ["merge", "e.onnx", "-o", "y", "--remove", "box0", "--remove", "box1", "--remove", "box2"],
@@ -97,6 +104,7 @@ CALLS: list[tuple[int, list[str], str]] = [
     (2, [*SIM, "--resolutions", "5"], "--resolutions 5"),
     (2, [*SIM, "--resolutions", "a,b"], "expected numbers with commas"),
     (2, [*SIM, "--boxes", "0"], "0 is not in the range"),
+    (2, [*SIM, "--weights", "fitted"], "'fitted' is not one of"),
     (2, ["simulate", "plan.toml", "photos", "-o", "photos"], "is not empty"),
     # 10: data
     (10, ["predict", "none.onnx", "file"], "there is no such file"),
@@ -114,6 +122,10 @@ CALLS: list[tuple[int, list[str], str]] = [
     (10, ["split", "branches/a1.box0.onnx", "-o", "s"], "is a branch file; expected an ensemble"),
     (10, ["split", "file", "-o", "s"], "is not an ONNX file"),
     (10, ["merge", "file", "--remove", "a", "-o", "y"], "is not an ONNX file"),
+    (10, [*FIT, "photos"], "a holdout of 12 readable images of 3 classes; expected at least 20"),
+    (10, [*FIT, "small"], "no image can be used"),
+    (10, [*FIT, "trams"], "tram: not a class of the plan"),
+    (10, [*FIT, "nowhere"], "nowhere"),
     (10, ["plan", "show", "plan.toml", "--image", "file", "-o", "b.png"], "is not an image"),
     (10, [*NEW, "empty"], "names no class"),
     (10, ["train", "plan.toml", "trams", "-o", "out", "--work", "w", "--box", "a"], "tram"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,9 +112,7 @@ def test_what_is_not_built_is_no_command(verb: str, run: Run):
     assert "No such command" in err
 
 
-@pytest.mark.parametrize(
-    "option", ["--holdout", "--robust", "--cascade", "--trust", "--resolution"]
-)
+@pytest.mark.parametrize("option", ["--robust", "--cascade", "--trust", "--resolution"])
 def test_options_that_are_not_built_are_absent(option: str, run: Run):
     assert option not in run("merge", "--help")[1]
     assert run("merge", "x", "-o", "y", option, "z")[0] == 2
@@ -291,6 +290,79 @@ def test_merge_changes_an_ensemble_with_the_options_it_was_made_with(
     told = run_json("merge", first, "--remove", "d1.box0", "--weights", "uniform", "-o", third)
     assert told["weights"] == "uniform"
     assert "d1.box0" not in {f"{r['branch']}.{r['box']}" for r in told["branches"]}
+
+
+def test_merge_fits_weights_on_a_holdout_and_says_what_that_bought(
+    run: Run, run_json: Callable[..., Any], desk: Path, tmp_path: Path
+):
+    out, fitted = tmp_path / "e.onnx", ("--weights", "fitted", "--holdout", desk / "photos")
+    told = run_json("merge", *branch_files(desk), "-o", out, *fitted)
+    assert told["weights"] == "fitted"
+    assert told["holdout"]["images"] == 24
+    assert told["holdout"]["classes_without_images"] == []
+    code, said, err = run("merge", *branch_files(desk), "-o", out, *fitted)
+    assert code == 0
+    assert "24 holdout images, none seen by its fit" in said
+    assert f"{told['holdout']['log_loss_after']:.4f}" in said
+    assert said.splitlines()[-1] == f"{out}  sha256 {told['sha256']}"
+    assert ("is no better than" in err) == (
+        told["holdout"]["log_loss_after"] >= told["holdout"]["log_loss_before"]
+    )
+    shown = run_json("inspect", out)
+    assert (shown["weights"], shown["holdout"]["images"]) == ("fitted", 24)
+    assert "weights fitted on 24 holdout images; biases bus " in run("inspect", out)[1]
+    assert run_json("check", out)["ok"]
+    assert run_json("merge", *branch_files(desk), "-o", out)["holdout"] is None
+
+
+def test_merge_warns_of_a_class_without_images_and_of_files_left_out(
+    run: Run, desk: Path, tmp_path: Path
+):
+    shutil.copytree(desk / "photos", tmp_path / "h")
+    for path in (tmp_path / "h" / "car").iterdir():
+        path.rename(tmp_path / "h" / "bus" / f"more{path.name}")
+    (tmp_path / "h" / "van" / "bad.png").write_text("no picture")
+    call = ["merge", *branch_files(desk), "-o", tmp_path / "e.onnx", "--weights", "fitted"]
+    code, _, err = run(*call, "--holdout", tmp_path / "h")
+    assert code == 0
+    assert "warning: the holdout has no image of car; no bias is fitted there" in err
+    assert "left out of the holdout: 1 " in err
+    assert run(*call, "--holdout", tmp_path / "h", "-q")[2] == ""
+
+
+def test_merge_names_the_box_that_harms(
+    run: Run, desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from edge_stl.fusion import crossfit
+
+    harm = crossfit.Harm("box0", -0.25, 0.01)
+    monkeypatch.setattr(crossfit, "_harmful", lambda *_, **__: (harm,))
+    fitted = ("--weights", "fitted", "--holdout", desk / "photos")
+    code, said, _ = run("merge", *branch_files(desk), "-o", tmp_path / "e.onnx", *fitted)
+    assert code == 0
+    assert (
+        "box box0 harms: with reliability weights, leaving it out changes the log-loss of" in said
+    )
+    assert "unseen images by -0.2500 (standard error 0.0100); the fit took its weight from" in said
+
+
+def test_a_fitted_ensemble_is_changed_with_a_holdout_or_with_weights_that_need_none(
+    run: Run, run_json: Callable[..., Any], desk: Path, tmp_path: Path
+):
+    first, less, again = (tmp_path / n for n in ("1.onnx", "2.onnx", "3.onnx"))
+    holdout = ("--holdout", desk / "photos")
+    files = branch_files(desk)
+    assert run("merge", *files, "-o", first, "--weights", "fitted", *holdout)[0] == 0
+    code, out, err = run("merge", first, "--remove", "box1", "-o", less)
+    assert (code, out) == (2, "")
+    assert "expected --holdout IMAGES, or --weights with a rule that needs no images" in err
+    assert not less.exists()
+    told = run_json("merge", first, "--remove", "box1", "-o", less, *holdout)
+    rest = [p for p in files if "box1" not in p.name]
+    assert run("merge", *rest, "-o", again, "--weights", "fitted", *holdout)[0] == 0
+    assert (told["weights"], less.read_bytes()) == ("fitted", again.read_bytes())
+    told = run_json("merge", first, "--remove", "box1", "-o", less, "--weights", "uniform")
+    assert (told["weights"], told["holdout"]) == ("uniform", None)
 
 
 def test_split_gives_the_files_back(
@@ -564,6 +636,19 @@ def test_a_desk_without_torch_does_all_but_train(desk: Path, tmp_path: Path):
         {"torch", "matplotlib", "sklearn"},
         ["merge", *branch_files(desk), "-o", e, "-q"],
         ["merge", e, "--remove", "box1", "-o", tmp_path / "less.onnx", "-q"],
+        [
+            "merge",
+            e,
+            "--remove",
+            "box1",
+            "-o",
+            tmp_path / "fit.onnx",
+            "-q",
+            "--weights",
+            "fitted",
+            "--holdout",
+            desk / "photos",
+        ],
         ["split", e, "-o", tmp_path / "split"],
         ["inspect", e],
         ["check", e],
@@ -571,7 +656,7 @@ def test_a_desk_without_torch_does_all_but_train(desk: Path, tmp_path: Path):
         ["evaluate", e, desk / "photos"],
         ["plan", "show", desk / "plan.toml"],
     )
-    assert (codes, err) == ([0] * 8, "")
+    assert (codes, err) == ([0] * 9, "")
     assert e.read_bytes() == (desk / "ensemble.onnx").read_bytes()
     train = ["train", desk / "plan.toml", desk / "photos", "-o", tmp_path / "o", "--box", "a"]
     work = ["--work", tmp_path / "w"]
@@ -594,6 +679,14 @@ def test_a_missing_runtime_says_which_extra_brings_it(desk: Path, tmp_path: Path
     assert codes == [2, 2, 2, 2]
     extras = [line.split("edge-stl[")[1] for line in err.splitlines()]
     assert extras == ["predict]'", "predict]'", "merge]'", "merge]'"]
+    fit = ["--weights", "fitted", "--holdout", desk / "photos"]
+    codes, err = without(
+        {"scipy"},
+        ["merge", *branch_files(desk), "-o", tmp_path / "e.onnx", *fit],
+        ["merge", *branch_files(desk), "-o", tmp_path / "e.onnx", "-q"],
+    )
+    assert codes == [2, 0]
+    assert err == "edge-stl: fitting weights needs scipy: pip install 'edge-stl[merge]'\n"
     codes, err = without({"onnx"}, ["split", desk / "ensemble.onnx", "-o", tmp_path / "s"])
     assert codes == [2]
     assert "needs onnx: pip install 'edge-stl[merge]'" in err

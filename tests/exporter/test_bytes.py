@@ -297,7 +297,7 @@ def test_the_bytes_of_a_fixed_set_never_change(
 
 
 def test_the_names_a_record_may_hold_are_those_that_merge_knows():
-    assert set(names.WEIGHT_RULES) == {*DATA_FREE, "plan"}
+    assert set(names.WEIGHT_RULES) == {*DATA_FREE, "plan", names.FITTED}
     assert set(names.LAYOUTS) == set(get_args(Layout))
 
 

@@ -24,7 +24,8 @@ from exporter import ensemble as ensemble_room, merge as merge_room, names
 from exporter._session import check_model, run
 from exporter.branch import build_branch
 from exporter.ensemble import Layout, Options, build_ensemble
-from exporter.merge import Merged, merge_paths, native_bands
+from exporter.merge import Merged, merge_paths
+from exporter.prove import native_bands
 from exporter.read import BranchFile, branch_from_bytes
 
 

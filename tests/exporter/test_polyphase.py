@@ -28,7 +28,8 @@ from exporter._session import run
 from exporter.branch import build_branch
 from exporter.ensemble import Options, build_ensemble
 from exporter.manifest import sha256
-from exporter.merge import Merged, change_ensemble, merge_paths, native_bands
+from exporter.merge import Merged, change_ensemble, merge_paths
+from exporter.prove import native_bands
 from exporter.read import BranchFile, branch_from_bytes, read_branch
 from exporter.split import branch_bytes, members_of
 from exporter.verify import TARGETS, check_path

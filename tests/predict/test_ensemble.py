@@ -323,3 +323,11 @@ def test_a_missing_extra_is_said(path: Path):
     ran = alone(path, [*HEAVY, "PIL"], 17)
     assert "UsageError" in ran.stderr
     assert "illow" in ran.stderr
+
+
+def test_bytes_answer_as_the_file_does_and_are_refused_without_a_path(path: Path, model: Ensemble):
+    images = pixels(3, 16, 16, 3)
+    again = Ensemble(path.read_bytes())
+    np.testing.assert_array_equal(again(images), model(images))
+    with pytest.raises(DataError, match="ensemble: onnxruntime cannot load it"):
+        Ensemble(path.read_bytes()[:-40])

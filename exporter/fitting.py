@@ -1,0 +1,192 @@
+"""Weights and biases from a labelled holdout, and what they are worth on images nobody fitted."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_stl.errors import DataError, UsageError
+from edge_stl.fusion import Member, reliability_weights
+from exporter.ensemble import Fitted, Options, build_ensemble, class_prior
+from exporter.read import BranchFile
+
+
+if TYPE_CHECKING:
+    from edge_stl.fusion.crossfit import Verdict
+
+
+Progress = Callable[[int, int], None]
+
+FEWEST = 20
+"""Images that a holdout has at least: with fewer, five parts say nothing of a fit."""
+
+_DECIMALS = 4
+"""Of weights and biases. More would be noise of the holdout, and of the machine it ran on."""
+
+
+@dataclass(frozen=True)
+class HarmfulBox:
+    """A box that the others do better without, at the weights that need no data.
+
+    Attributes:
+        box: its id.
+        log_loss_change: of unseen images when it is left out, in nats; negative.
+        standard_error: of that mean.
+        weight_before: of all its files together, from the manifests alone.
+        weight_after: the same, fitted.
+    """
+
+    box: str
+    log_loss_change: float
+    standard_error: float
+    weight_before: float
+    weight_after: float
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """What a holdout taught and what that is worth.
+
+    Attributes:
+        images: readable images; all of them count in the final fit.
+        accuracy_before: with weights that need no data, 0..1.
+        accuracy_after: fitted, every image by a fit that did not see it, 0..1.
+        log_loss_before: in nats, as ``accuracy_before``.
+        log_loss_after: in nats, as ``accuracy_after``.
+        harmful: the boxes that do harm, the worst first.
+        classes_without_images: whose biases stay 0.
+        left_out: files not used, by reason.
+    """
+
+    images: int
+    accuracy_before: float
+    accuracy_after: float
+    log_loss_before: float
+    log_loss_after: float
+    harmful: tuple[HarmfulBox, ...]
+    classes_without_images: tuple[str, ...]
+    left_out: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """The numbers for the graph, and the report.
+
+    Attributes:
+        weights: one per file.
+        fitted: what the ensemble keeps beside them.
+        report: what to tell.
+    """
+
+    weights: tuple[float, ...]
+    fitted: Fitted
+    report: Holdout
+
+
+def need_scipy() -> None:
+    """Refuse to fit where scipy is not installed.
+
+    Raises:
+        UsageError: naming the extra that brings it.
+    """
+    try:
+        import scipy.optimize  # noqa: F401  (an extra, and slow to load where nothing is fitted)
+    except ImportError:
+        raise UsageError("fitting weights needs scipy: pip install 'edge-stl[merge]'") from None
+
+
+def fit_on_holdout(
+    files: Sequence[BranchFile],
+    folder: Path,
+    *,
+    scale: float,
+    progress: Progress | None = None,
+) -> Fitting:
+    """Fit the weights of branch files and the biases of the classes on labelled images.
+
+    The branches run once: an ensemble with reliability weights, where the fit starts, answers
+    every image, and all fits work on what its branches said. A box with a single class adds no
+    evidence and weighs 0.
+
+    Args:
+        files: of one plan, in the order of the ensemble.
+        folder: class folders, or images with ``labels.csv``.
+        scale: a of the fusion.
+        progress: called with images done and images in all.
+
+    Raises:
+        UsageError: scipy is not installed.
+        DataError: the folder cannot be used, has fewer than `FEWEST` images or one class only.
+    """
+    need_scipy()
+    from edge_stl.fusion.crossfit import cross_fit, in_order
+    from edge_stl.fusion.fitted import fit_weights
+    from edge_stl.predict import Ensemble, evaluate
+
+    members = [f.manifest.member() for f in files]
+    start = np.array(
+        [w * (len(m.seen) > 1) for w, m in zip(reliability_weights(members), members, strict=True)]
+    )
+    plan = files[0].plan
+    prior = np.array(class_prior(plan))
+    model = build_ensemble(files, list(start), options=Options(), scale=scale)
+    seen = evaluate(Ensemble(model), folder, progress=progress)
+    counts = np.bincount(seen.labels, minlength=len(plan.classes))
+    if len(seen.labels) < FEWEST or np.count_nonzero(counts) < 2:  # noqa: PLR2004
+        raise DataError(
+            f"{folder}: a holdout of {len(seen.labels)} readable images of "
+            f"{np.count_nonzero(counts)} classes; expected at least {FEWEST} images of 2 classes "
+            "or more. Add labelled images, or choose --weights that need none"
+        )
+    order = in_order(seen.branch_probabilities, seen.labels)
+    # The fit knows no scale: with evidence times a, its weights are those of the graph.
+    p, labels = seen.branch_probabilities[order], seen.labels[order]
+    fit = fit_weights(p, labels, members, start=scale * start, prior=prior)
+    weights = _rounded(fit.weights / scale)
+    bias = _rounded(fit.bias)
+    verdict = cross_fit(p, labels, members, start=scale * start, prior=prior)
+    return Fitting(
+        weights,
+        Fitted(len(labels), bias),
+        Holdout(
+            images=verdict.images,
+            accuracy_before=verdict.accuracy_before,
+            accuracy_after=verdict.accuracy_after,
+            log_loss_before=verdict.log_loss_before,
+            log_loss_after=verdict.log_loss_after,
+            harmful=_harmful(verdict, members, list(start), weights),
+            classes_without_images=tuple(
+                name for name, count in zip(plan.classes, counts, strict=True) if not count
+            ),
+            left_out=seen.left_out,
+        ),
+    )
+
+
+def _rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
+    # + 0.0 turns a negative zero into the one zero that the record and the graph should hold
+    return tuple(round(float(v), _DECIMALS) + 0.0 for v in values)
+
+
+def _harmful(
+    verdict: "Verdict",
+    members: Sequence[Member],
+    start: Sequence[float],
+    weights: Sequence[float],
+) -> tuple[HarmfulBox, ...]:
+    def of(box: str, numbers: Sequence[float]) -> float:
+        return float(sum(w for w, m in zip(numbers, members, strict=True) if m.box == box))
+
+    return tuple(
+        HarmfulBox(
+            box=harm.box,
+            log_loss_change=harm.change,
+            standard_error=harm.error,
+            weight_before=of(harm.box, start),
+            weight_after=of(harm.box, weights),
+        )
+        for harm in verdict.harmful
+    )
