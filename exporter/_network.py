@@ -45,7 +45,7 @@ def add_network(
     return _add_steps(graph, list(steps), parameters, input_name, prefix, output)
 
 
-def _add_steps(  # noqa: C901  (one case per layer; as add_network)
+def _add_steps(  # noqa: C901  (one case per layer)
     graph: Graph,
     steps: list[nets.Step],
     parameters: Mapping[str, NDArray[np.float32]],
