@@ -1,8 +1,9 @@
 """A network's declarative layer list as ONNX nodes.
 
 ``conv -> norm`` and ``dense -> norm`` arrive folded; a norm that stands alone is ``x * scale +
-shift``. A mean over the plane is an `AveragePool` as large as the plane, which old runtimes and
-TensorRT take where `ReduceMean` is not.
+shift``. A depthwise convolution is a `Conv` of as many groups as channels. A mean over the plane
+is an `AveragePool` as large as the plane, which old runtimes and TensorRT take where `ReduceMean`
+is not.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from edge_stl.plan import networks as nets
 from exporter._graph import Graph
 
 
-def add_network(  # noqa: C901  (one case per layer)
+def add_network(
     graph: Graph,
     layers: tuple[nets.Layer, ...],
     parameters: Mapping[str, NDArray[np.float32]],
@@ -40,16 +41,27 @@ def add_network(  # noqa: C901  (one case per layer)
     Returns:
         the name of the output.
     """
+    steps = nets.walk(layers, channels=channels, size=size)
+    return _add_steps(graph, list(steps), parameters, input_name, prefix, output)
+
+
+def _add_steps(  # noqa: C901  (one case per layer)
+    graph: Graph,
+    steps: list[nets.Step],
+    parameters: Mapping[str, NDArray[np.float32]],
+    input_name: str,
+    prefix: str,
+    output: str | None,
+) -> str:
+    """Add the nodes of some steps and return the value they make, named ``output`` if given."""
     current = input_name
     before: nets.Layer | None = None
-    steps = list(nets.walk(layers, channels=channels, size=size))
 
     def constant(name: str) -> str:
         return graph.constant(prefix + name, parameters[name])
 
-    for index, step in enumerate(steps):
-        last = index == len(steps) - 1
-        out = output if last else f"{prefix}{step.name}.out"
+    for step in steps:
+        out = output if output and step is steps[-1] else f"{prefix}{step.name}.out"
         match step.layer:
             case nets.Conv(kernel=kernel):
                 weights = [constant(f"{step.name}.weight"), constant(f"{step.name}.bias")]
@@ -57,6 +69,16 @@ def add_network(  # noqa: C901  (one case per layer)
                     "Conv",
                     [current, *weights],
                     out,
+                    kernel_shape=[kernel, kernel],
+                    pads=[kernel // 2] * 4,
+                )
+            case nets.DepthwiseConv(kernel=kernel):
+                weights = [constant(f"{step.name}.weight"), constant(f"{step.name}.bias")]
+                current = graph.node(
+                    "Conv",
+                    [current, *weights],
+                    out,
+                    group=step.before[0],
                     kernel_shape=[kernel, kernel],
                     pads=[kernel // 2] * 4,
                 )
@@ -80,5 +102,9 @@ def add_network(  # noqa: C901  (one case per layer)
                 current = graph.node("Flatten", [pooled], out, axis=1)
             case nets.Flatten():
                 current = graph.node("Flatten", [current], out, axis=1)
+            case nets.Residual():
+                inner = list(nets.inside(step))
+                made = _add_steps(graph, inner, parameters, current, prefix, None)
+                current = graph.node("Add", [current, made], out)
         before = step.layer
     return current

@@ -1,6 +1,6 @@
 """A network's declarative layer list as a torch module, and its numbers with batch norm folded."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -16,9 +16,12 @@ def build_module(layers: tuple[nets.Layer, ...], *, channels: int, size: int) ->
     The submodules are named like the layers, so ``state_dict`` keys follow the list. Weights are
     drawn from torch's global generator: seed it, or use `torch.random.fork_rng`.
     """
-    module = nn.Sequential()
-    for step in nets.walk(layers, channels=channels, size=size):
-        module.add_module(step.name, _torch_layer(step))
+    return _filled(nn.Sequential(), nets.walk(layers, channels=channels, size=size))
+
+
+def _filled(module: nn.Sequential, steps: Iterable[nets.Step]) -> nn.Sequential:
+    for step in steps:
+        module.add_module(step.name.rpartition(".")[2], _torch_layer(step))
     return module
 
 
@@ -29,6 +32,12 @@ def _torch_layer(step: nets.Step) -> nn.Module:  # noqa: PLR0911  (one way out p
             layer = nn.Conv2d(features, out, kernel, padding=kernel // 2)
             # He et al., ICCV 2015: keeps the variance through ReLU
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(_present(layer.bias))
+            return layer
+        case nets.DepthwiseConv(kernel=kernel):
+            layer = nn.Conv2d(features, features, kernel, padding=kernel // 2, groups=features)
+            # an output reads one channel, which torch's "fan_out" does not know of
+            nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
             nn.init.zeros_(_present(layer.bias))
             return layer
         case nets.Dense(units=units):
@@ -44,6 +53,8 @@ def _torch_layer(step: nets.Step) -> nn.Module:  # noqa: PLR0911  (one way out p
             return _PlaneMean()
         case nets.Flatten():
             return nn.Flatten()
+        case nets.Residual():
+            return _filled(_Residual(), nets.inside(step))
 
 
 class _PlaneMean(nn.Module):
@@ -52,6 +63,15 @@ class _PlaneMean(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Average over the plane."""
         return x.mean(dim=(2, 3))
+
+
+class _Residual(nn.Sequential):
+    """The sum of its input and of what its layers make of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the input to what the layers make of it."""
+        made: Tensor = super().forward(x)  # type: ignore[no-untyped-call]  # torch leaves it so
+        return x + made
 
 
 def folded_parameters(
@@ -65,8 +85,7 @@ def folded_parameters(
     `networks.parameter_shapes`.
     """
     out: dict[str, NDArray[np.float64]] = {}
-    steps = list(nets.walk(layers, channels=channels, size=size))
-    for previous, step in _pairs(steps):
+    for previous, step in nets.leaves(layers, channels=channels, size=size):
         layer = module.get_submodule(step.name)
         if isinstance(layer, nn.Conv2d | nn.Linear):
             out[f"{step.name}.weight"] = _numpy(layer.weight)
@@ -84,10 +103,6 @@ def folded_parameters(
                 out[f"{step.name}.scale"] = scale.reshape(plane)
                 out[f"{step.name}.shift"] = shift.reshape(plane)
     return {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in out.items()}
-
-
-def _pairs(steps: list[nets.Step]) -> Iterator[tuple[nets.Step | None, nets.Step]]:
-    return zip([None, *steps[:-1]], steps, strict=True)
 
 
 def _affine(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edge_stl.branch._module import build_module
 from edge_stl.layers import identity, join, split
-from edge_stl.plan import Branch, Plan
+from edge_stl.plan import Branch, Plan, networks
 
 
 def whole_network(modules: Mapping[str, nn.Sequential], plan: Plan) -> nn.Sequential:
@@ -24,7 +24,8 @@ def whole_network(modules: Mapping[str, nn.Sequential], plan: Plan) -> nn.Sequen
 
     Args:
         modules: the module of every branch of the plan, by name, as `build_module` returns it.
-        plan: its branches have one network, one number of bands and one spatial size.
+        plan: its branches have one network, one number of bands and one spatial size; not
+            `res-s` or `mobile-s`, whose layers have no spectral form here.
 
     Returns:
         copies of all numbers; nothing is shared with the modules.
@@ -92,6 +93,18 @@ def _check_alike(plan: Plan) -> None:
             raise ValueError(
                 f"plan: branch {branch.name} is {own}; expected {other} as branch {first.name}. "
                 "One network takes branches of one network, one number of bands and one size"
+            )
+    _check_joinable(plan)
+
+
+def _check_joinable(plan: Plan) -> None:
+    branch = plan.branches[0]
+    for layer in plan.layers(branch):
+        if isinstance(layer, networks.Residual | networks.DepthwiseConv):
+            raise ValueError(  # noqa: TRY004  (a plan's value, not an argument's type)
+                f"plan: branch {branch.name} is {branch.network}, which has a "
+                f"{type(layer).__name__}; expected a network of Conv, Dense and Norm. Spectral "
+                "layers have no such form"
             )
 
 

@@ -1,5 +1,7 @@
 """The folded numbers are the whole network: run through plain functions they give its logits."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,19 @@ OWN = (
     nets.Conv(8, kernel=5),
     nets.Norm(),
     nets.MaxPool(),
+    nets.Residual(
+        (
+            nets.Norm(),  # not foldable: what comes before it is read by the sum as well
+            nets.DepthwiseConv(),
+            nets.Norm(),
+            nets.Relu(),
+            nets.Residual((nets.Conv(8, kernel=1), nets.Norm())),
+            nets.Norm(),  # nor is this one: it is of a sum
+        )
+    ),
+    nets.Norm(),
+    nets.DepthwiseConv(kernel=5),
+    nets.Norm(),
     nets.Flatten(),
     nets.Norm(),
     nets.Dense(6),
@@ -31,7 +46,7 @@ OWN = (
 def restless(module: nn.Sequential) -> nn.Sequential:
     """Return the module with batch norms that do something."""
     generator = torch.Generator().manual_seed(0)
-    for layer in module:
+    for layer in module.modules():
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
             layer.running_var.uniform_(0.5, 2.0, generator=generator)
             layer.running_mean.normal_(generator=generator)
@@ -40,17 +55,25 @@ def restless(module: nn.Sequential) -> nn.Sequential:
     return module.eval()
 
 
-def forward(tensors: dict[str, np.ndarray], layers: tuple[nets.Layer, ...], x: Tensor) -> Tensor:
+def forward(  # noqa: C901  (one case per layer)
+    tensors: dict[str, np.ndarray], layers: tuple[nets.Layer, ...], x: Tensor, prefix: str = ""
+) -> Tensor:
     """Run the exported numbers as a merger would: no batch norm left."""
     for index, layer in enumerate(layers):
         own = {
-            name.split(".")[1]: torch.from_numpy(array)
+            name.rpartition(".")[2]: torch.from_numpy(array)
             for name, array in tensors.items()
-            if name.split(".")[0] == str(index)
+            if name.rpartition(".")[0] == f"{prefix}{index}"
         }
         match layer:
             case nets.Conv(kernel=kernel):
                 x = functional.conv2d(x, own["weight"], own["bias"], padding=kernel // 2)
+            case nets.DepthwiseConv(kernel=kernel):
+                one = partial(functional.conv2d, padding=kernel // 2)
+                planes = list(map(one, x.split(1, dim=1), own["weight"].split(1)))
+                x = torch.cat(planes, dim=1) + own["bias"].reshape(-1, 1, 1)
+            case nets.Residual(layers=inner):
+                x = x + forward(tensors, inner, x, f"{prefix}{index}.")
             case nets.Dense():
                 x = x @ own["weight"].T + own["bias"]
             case nets.Norm() if own:
@@ -94,7 +117,9 @@ def test_batch_norm_folds_into_the_presets(name: str, size: int):
 def test_batch_norm_folds_only_where_it_may():
     assert_folds(OWN, channels=2, size=6)
     names = nets.parameter_shapes(OWN, channels=2, size=6)
-    assert {name for name in names if "scale" in name} == {"0.scale", "3.scale", "8.scale"}
+    assert {name for name in names if "scale" in name} == {
+        *("0.scale", "3.scale", "7.0.scale", "7.5.scale", "8.scale", "12.scale"),
+    }
 
 
 def test_exported_numbers_are_contiguous_float32():
@@ -124,3 +149,23 @@ def test_a_convolution_keeps_the_variance_through_relu():
 
     assert float(weight.std()) == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.05)
     assert not module[0].bias.any()
+
+
+def test_a_depthwise_convolution_keeps_it_too_though_torch_counts_all_channels():
+    torch.manual_seed(0)
+    module = build_module((nets.DepthwiseConv(),), channels=1024, size=4)
+
+    assert float(module[0].weight.detach().std()) == pytest.approx((2 / 9) ** 0.5, rel=0.05)
+    assert not module[0].bias.any()
+
+
+def test_a_residual_adds_its_input_and_names_what_is_in_it_like_the_list():
+    layers = (nets.Relu(), nets.Residual((nets.Conv(2), nets.Norm())))
+    module = build_module(layers, channels=2, size=3).eval()
+    x = torch.rand(1, 2, 3, 3)
+
+    assert [name for name in module.state_dict() if "weight" in name] == [
+        *("1.0.weight", "1.1.weight"),
+    ]
+    made = module.get_submodule("1.1")(module.get_submodule("1.0")(x))
+    assert torch.equal(module(x), x + made)

@@ -61,7 +61,7 @@ def assert_same_branch(actual: Trained, expected: Trained) -> None:
         assert getattr(actual, field) == getattr(expected, field)
 
 
-@pytest.mark.parametrize("network", ["cnn-xs", "mlp-s"])
+@pytest.mark.parametrize("network", ["cnn-xs", "mlp-s", "res-s", "mobile-s"])
 def test_the_same_seed_gives_the_same_bytes(network: str):
     plan = make_plan(network=network)
     first, second = trainer(plan, easy()), trainer(plan, easy())
@@ -96,7 +96,7 @@ def test_what_else_draws_random_numbers_changes_nothing_and_is_not_disturbed():
     assert run(busy) == expected[1:]
 
 
-@pytest.mark.parametrize("network", ["cnn-xs", "mlp-s"])
+@pytest.mark.parametrize("network", ["cnn-xs", "mlp-s", "res-s", "mobile-s"])
 @pytest.mark.parametrize("stops", [(1,), (4,), (2, 5)])  # inside an epoch, at its end, both
 def test_a_run_that_was_stopped_ends_in_the_same_bytes(network: str, stops: tuple[int, ...]):
     plan = make_plan(network=network)
@@ -131,8 +131,9 @@ def test_a_state_of_other_shapes_is_refused():
         trainer(make_plan(), easy()).restore(tensors)
 
 
-def test_a_branch_learns_what_is_easy():
-    plan = make_plan(epochs=6, shift=0.1)
+@pytest.mark.parametrize("network", ["cnn-xs", "res-s", "mobile-s"])
+def test_a_branch_learns_what_is_easy(network: str):
+    plan = make_plan(network=network, epochs=6, shift=0.1)
     job = trainer(plan, easy(), batch_size=8)
 
     losses = run(job)

@@ -252,6 +252,30 @@ def test_branches_of_different_geometry_are_no_one_network(options: dict[str, An
         branch_modules(whole, plan)
 
 
+@pytest.mark.parametrize(
+    ("network", "sentence"),
+    [
+        ("res-s", "branch dct00 is res-s, which has a Residual; expected a network of Conv, Dense"),
+        ("mobile-s", "branch dct00 is mobile-s, which has a DepthwiseConv; expected a network of"),
+    ],
+)
+def test_networks_without_a_spectral_form_are_refused(network: str, sentence: str):
+    plan = new_plan(
+        classes=CLASSES,
+        resolution=SIDE,
+        channels=1,
+        transform="dct:2",
+        branches="single",
+        network=network,
+    )
+    whole = whole_network({b: t.module for b, t in trained("dct:2").items()}, plan_of("dct:2"))
+
+    with pytest.raises(ValueError, match=f"plan: {sentence}"):
+        whole_network({}, plan)
+    with pytest.raises(ValueError, match=f"plan: {sentence}"):
+        branch_modules(whole, plan)
+
+
 def test_a_network_of_another_plan_is_refused():
     whole = whole_network({b: t.module for b, t in trained("dct:2").items()}, plan_of("dct:2"))
     more = new_plan(

@@ -140,6 +140,19 @@ def test_every_network_is_documented() -> None:
     assert all(f"`{name}`" in read("docs/plan.md") for name in networks.preset_names())
 
 
+def test_the_costs_of_the_networks_are_those_that_are_counted() -> None:
+    """The table of docs/plan.md beside `cnn-s`, for three channels and ten classes."""
+    page = section("docs/plan.md", "Choose the network")
+    names = ("cnn-s", "res-s", "mobile-s")
+    for size in (16, 32, 64):
+        geometry = {"channels": 3, "size": size}
+        layers = [networks.preset(name, classes=10, **geometry) for name in names]
+        parameters = " | ".join(f"{networks.parameters(x, **geometry):,}" for x in layers)
+        additions = " | ".join(f"{networks.multiply_adds(x, **geometry):,}" for x in layers)
+        head = f"| 3 x {size} x {size}, parameters"
+        assert f"{head} | {parameters} |\n| multiply-adds | {additions} |\n" in page
+
+
 def test_every_key_of_a_manifest_is_documented() -> None:
     """docs/branch-file.md names every key of the manifest and of the tables in it."""
     page = read("docs/branch-file.md")

@@ -220,7 +220,7 @@ def test_every_preset_is_portable_under_every_transform_and_layout(
 ):
     """Opset 17, IR 8, allow-listed operators, one file, full checker, loads from bytes."""
     plan = plan_of((transform, None if transform[:3] == "dct" else 2, 16, "detail"))
-    presets = ["mlp-s", "cnn-xs", "cnn-s", "cnn-m"]
+    presets = ["mlp-s", "cnn-xs", "cnn-s", "cnn-m", "res-s", "mobile-s"]
     bands = [plan.branches[0].bands, plan.branches[-1].bands]
     branches = [
         {"name": f"{preset}-{i}", "bands": list(group), "network": preset}

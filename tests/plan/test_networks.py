@@ -16,7 +16,7 @@ SIZES = (1, 2, 3, 4, 5, 7, 8, 9, 14, 16, 17, 28, 31, 32, 56, 112)
 
 def test_the_presets_are_these():
     assert nets.preset_names() == (
-        *("mlp-s", "cnn-xs", "cnn-s", "cnn-m"),
+        *("mlp-s", "cnn-xs", "cnn-s", "cnn-m", "res-s", "mobile-s"),
         *("fc-8l", "cnn-8", "cnn-8-half", "cnn-8-quarter"),
     )
     with pytest.raises(KeyError, match="resnet"):
@@ -62,6 +62,20 @@ def test_the_declared_tensors_are_those_of_the_folded_module(name: str, size: in
     assert sum(v.size for v in tensors.values()) == nets.parameters(layers, **geometry)
 
 
+def counted_in(module: nn.Module, x: torch.Tensor) -> int:
+    counted = []
+
+    def count(layer: nn.Module, _given: object, made: torch.Tensor) -> None:
+        # every output element is one sum over the inputs of one kernel
+        counted.append(made.numel() * math.prod(layer.weight.shape[1:]))
+
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(count)
+    module(x)
+    return sum(counted)
+
+
 @Preset
 def test_multiply_adds_are_those_that_torch_s_layers_do(name: str):
     for size in SIZES:
@@ -69,13 +83,7 @@ def test_multiply_adds_are_those_that_torch_s_layers_do(name: str):
         with torch.device("meta"):
             module = build_module(layers, channels=4, size=size).eval()
             x = torch.empty(1, 4, size, size)
-        counted = 0
-        for layer in module:
-            x = layer(x)
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                # every output element is one sum over the inputs of one kernel
-                counted += x.numel() * math.prod(layer.weight.shape[1:])
-        assert nets.multiply_adds(layers, channels=4, size=size) == counted
+        assert nets.multiply_adds(layers, channels=4, size=size) == counted_in(module, x)
 
 
 def test_a_network_counted_by_hand():
