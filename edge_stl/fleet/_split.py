@@ -101,7 +101,7 @@ def split_images(
             lambda: _class_counts(rng, totals, boxes, int(split.number)),
             lambda found: bool(((found >= _FEWEST).sum(axis=0) == split.number).all()),
             f"--split {split}: in {_DRAWS} draws for {boxes} boxes some box always had fewer than "
-            f"2 images of one of its classes, the rarest of which has {totals.min(initial=0)}; "
+            f"2 images of one of its classes, the rarest of which has {totals.min()}; "
             "expected 2 or more. Take a smaller K, fewer boxes or more images",
         )
     hands: list[list[NDArray[np.int64]]] = [[] for _ in range(boxes)]
