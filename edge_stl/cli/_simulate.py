@@ -133,7 +133,7 @@ def _numbers(text: str | None) -> tuple[int, ...]:
 def print_simulation(document: dict[str, Any]) -> None:
     """Print the boxes of the first seed, and mean and spread over all seeds."""
     mean, std, count = document["mean"], document["std"], len(document["seeds"])
-    columns = ("box", "branch", "px", "images", "parameters", "seconds", "file bytes", "accuracy",
+    columns = ("box", "branch", "px", "images", "parameters", "seconds", "bytes", "accuracy",
                "without it")  # fmt: skip
     rows = _rows(document["seeds"][0], share=document["settings"]["share"])
     print_table("first seed" if count > 1 else "", columns, rows, left=2)

@@ -121,8 +121,8 @@ def _check_classes(split: Split, classes: int, boxes: int) -> None:
         )
     if boxes * per_box < classes:
         raise UsageError(
-            f"--split {split}: {boxes} boxes of {per_box} classes hold {boxes * per_box} of "
-            f"{classes} classes; expected that some box holds every class. Take a K of "
+            f"--split {split}: with --boxes {boxes} there is room for {boxes * per_box} of "
+            f"{classes} classes; expected a box for every class. Take a K of "
             f"{math.ceil(classes / boxes)} or more, or {math.ceil(classes / per_box)} boxes"
         )
 

@@ -110,7 +110,8 @@ def test_anything_else_is_refused_in_one_line(text: str):
 
 IMPOSSIBLE = [
     ("classes:11", 6, TEN, "there are training images of 10 classes; expected K from 2 to 10"),
-    ("classes:2", 3, TEN, "3 boxes of 2 classes hold 6 of 10 classes.*K of 4 or more, or 5 boxes"),
+    ("classes:2", 3, TEN, "with --boxes 3 there is room for 6 of 10 classes; .* 4 or more, or 5 "
+     "boxes"),
     ("classes:3", 9, np.repeat(np.arange(3), 5), "fewer than 2 images of one of its classes, the "
      "rarest of which has 5; expected 2 or more"),
     ("dirichlet:1", 9, np.repeat(np.arange(3), 5), "in 1000 draws of 15 images for 9 boxes"),
