@@ -142,7 +142,11 @@ def _drawn(
 def _dirichlet_counts(
     rng: np.random.Generator, totals: Sequence[int] | NDArray[np.int64], boxes: int, a: float
 ) -> NDArray[np.int64]:
-    """Return images ``(classes, boxes)``: per class, shares of the boxes ~ Dirichlet(a, ..., a)."""
+    """Return images ``(classes, boxes)``: per class, shares of the boxes ~ Dirichlet(a, ..., a).
+
+    As Yurochkin et al. (ICML 2019); Hsu et al. (2019) draw the shares of the classes per box, which
+    does not use up every image.
+    """
     shares = rng.dirichlet(np.full(boxes, a), size=len(totals))
     # Rounding the borders, not the shares, gives every image away exactly once.
     borders = np.rint(np.cumsum(shares, axis=1) * np.asarray(totals)[:, None]).astype(np.int64)
