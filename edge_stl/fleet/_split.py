@@ -144,8 +144,7 @@ def _dirichlet_counts(
 ) -> NDArray[np.int64]:
     """Return images ``(classes, boxes)``: per class, shares of the boxes ~ Dirichlet(a, ..., a).
 
-    As Yurochkin et al. (ICML 2019); Hsu et al. (2019) draw the shares of the classes per box, which
-    does not use up every image.
+    As Yurochkin et al. (ICML 2019); Hsu et al. (2019) draw the mixture of every box instead.
     """
     shares = rng.dirichlet(np.full(boxes, a), size=len(totals))
     # Rounding the borders, not the shares, gives every image away exactly once.
