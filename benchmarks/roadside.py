@@ -12,7 +12,8 @@ from typing import Any
 
 from benchmarks._common import guarded, parser, points, report
 from benchmarks._data import image_folders
-from edge_stl.fleet._simulate import Simulation, simulate
+from edge_stl.fleet._settings import Simulation
+from edge_stl.fleet._simulate import simulate
 from edge_stl.plan import new_plan
 
 

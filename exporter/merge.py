@@ -106,7 +106,7 @@ def merge_files(
     kept = agreement.files
     fitted, report = None, None
     if holdout is None:
-        weights = tuple(float(w) for w in _weights(kept, options))
+        weights = tuple(float(w) for w in weigh(kept, options))
         verify_vectors(kept)
     else:
         verify_vectors(kept)
@@ -218,7 +218,12 @@ def _refuse(agreement: Agreement, *, skip_refused: bool) -> None:
         )
 
 
-def _weights(files: Sequence[BranchFile], options: Options) -> NDArray[np.float64]:
+def weigh(files: Sequence[BranchFile], options: Options) -> NDArray[np.float64]:
+    """Return the weights ``(files,)`` that a rule without a holdout gives.
+
+    Raises:
+        UsageError: the plan's weights were asked for, and it has none for these files.
+    """
     members = [f.manifest.member() for f in files]
     if options.weights == "plan":
         declared = files[0].plan.fusion.weights

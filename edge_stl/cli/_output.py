@@ -39,8 +39,11 @@ def print_table(
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     console = Console(soft_wrap=False, highlight=False, markup=False)
-    # Into a pipe or a file a table is as wide as it needs to be: nothing is cut or folded.
-    console.print(table, width=None if console.is_terminal else 400)
+    # Into a pipe or a file a table is as wide as it needs to be: nothing is cut or folded. A width
+    # given to `print` would not do: rich takes no more of it than the console has, which is 80.
+    if not console.is_terminal:
+        console.width = 400
+    console.print(table)
 
 
 class ProgressReporter:

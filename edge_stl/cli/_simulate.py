@@ -1,5 +1,6 @@
 """``edge-stl simulate``: a whole fleet on one machine."""
 
+import enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,13 @@ from edge_stl.cli import _options as opt
 from edge_stl.cli._extras import need
 from edge_stl.cli._merge import DataFreeWeights
 from edge_stl.cli._output import ProgressReporter, percent, print_json, print_line, print_table
+
+
+class Share(enum.StrEnum):
+    """Which images a box sees."""
+
+    disjoint = "disjoint"
+    all = "all"
 
 
 def simulate(
@@ -38,6 +46,24 @@ def simulate(
             show_default=False,
         ),
     ] = None,
+    split: Annotated[
+        str,
+        typer.Option(
+            help="iid: boxes alike; dirichlet:A: random shares of every class, the smaller A the "
+            "less alike; classes:K: K random classes per box."
+        ),
+    ] = "iid",
+    share: Annotated[
+        Share,
+        typer.Option(help="disjoint: every image to one box; all: every image to every box."),
+    ] = Share.disjoint,
+    camera: Annotated[
+        str,
+        typer.Option(
+            help="How coarse boxes' images came to be coarse: box, bilinear, bicubic, lanczos, "
+            "nearest, or jpeg:Q, a JPEG file of quality Q."
+        ),
+    ] = "box",
     branch: Annotated[
         str, typer.Option(help="What each box trains: auto, all, or a name.")
     ] = "auto",
@@ -59,7 +85,10 @@ def simulate(
     """Split a folder over boxes on one machine, train by the real agent, merge, evaluate."""
     need("torch", "onnx", "onnxruntime", verb="simulating", extra="train")
     from device_agent.job import usable_cores
-    from edge_stl.fleet._simulate import Simulation, simulate as run
+    from edge_stl.fleet._camera import read_camera
+    from edge_stl.fleet._settings import Simulation
+    from edge_stl.fleet._simulate import simulate as run
+    from edge_stl.fleet._split import read_split
     from edge_stl.plan import read_plan
 
     what = Simulation(
@@ -68,6 +97,9 @@ def simulate(
         test=test,
         boxes=boxes,
         resolutions=_numbers(resolutions),
+        split=read_split(split),
+        share=share.value,
+        camera=read_camera(camera),
         branch=branch,
         weights=weights.value,
         centralized=centralized,
@@ -100,10 +132,33 @@ def _numbers(text: str | None) -> tuple[int, ...]:
 
 def print_simulation(document: dict[str, Any]) -> None:
     """Print the boxes of the first seed, and mean and spread over all seeds."""
-    first, mean, std = document["seeds"][0], document["mean"], document["std"]
-    count = len(document["seeds"])
-    columns = ("box", "branch", "px", "images", "parameters", "seconds", "file bytes", "accuracy")
-    rows = [
+    mean, std, count = document["mean"], document["std"], len(document["seeds"])
+    columns = ("box", "branch", "px", "images", "parameters", "seconds", "bytes", "accuracy",
+               "without it")  # fmt: skip
+    rows = _rows(document["seeds"][0], share=document["settings"]["share"])
+    print_table("first seed" if count > 1 else "", columns, rows, left=2)
+
+    def spread(key: str, scale: float = 100, digits: int = 2) -> str:
+        return f" ± {scale * std[key]:.{digits}f}" if count > 1 else ""
+
+    print_line(
+        f"{count} seed{'s' * (count > 1)}: ensemble {percent(mean['accuracy'])}{spread('accuracy')}"
+        f", best box {percent(mean['best_box'])}{spread('best_box')}, gain "
+        f"{100 * mean['gain']:.2f} points{spread('gain')}"
+        + (f", centralized {percent(mean['centralized'])}" if "centralized" in mean else "")
+    )
+    print_line(
+        f"ensemble: macro accuracy {percent(mean['macro_accuracy'])}{spread('macro_accuracy')}, "
+        f"log-loss {mean['log_loss']:.3f}{spread('log_loss', 1, 3)}, "
+        f"ECE {mean['ece']:.3f}{spread('ece', 1, 3)}"
+    )
+    print_line("bytes exchanged in training: 0")
+
+
+def _rows(seed: dict[str, Any], *, share: str) -> list[tuple[Any, ...]]:
+    """Return the table's rows of one seed: branch files, ensemble, centralized network."""
+    without = {row["box"]: percent(row["accuracy"]) for row in seed["without"]}
+    rows: list[tuple[Any, ...]] = [
         (
             row["box"],
             row["branch"],
@@ -113,45 +168,22 @@ def print_simulation(document: dict[str, Any]) -> None:
             f"{row['seconds']:.1f}",
             f"{row['bytes']:,}",
             percent(row["accuracy"]),
+            # Of the box, not of the branch: it stands in the box's first row alone.
+            without.pop(row["box"], ""),
         )
-        for row in first["boxes"]
+        for row in seed["boxes"]
     ]
-    total = sum(row["seconds"] for row in first["boxes"])
+    images = {row["box"]: row["images"] for row in seed["boxes"]}.values()
+    total = sum(row["seconds"] for row in seed["boxes"])
+    ensemble = seed["ensemble"]
     rows.append(
-        (
-            "ensemble",
-            "",
-            "",
-            sum(r["images"] for r in first["boxes"]),
-            "",
-            f"{total:.1f}",
-            f"{first['ensemble']['bytes']:,}",
-            percent(first["ensemble"]["accuracy"]),
-        )
-    )
-    if first["centralized"] is not None:
-        central = first["centralized"]
+        ("ensemble", "", "", max(images) if share == "all" else sum(images), "", f"{total:.1f}",
+         f"{ensemble['bytes']:,}", percent(ensemble["accuracy"]), "")
+    )  # fmt: skip
+    if seed["centralized"] is not None:
+        central = seed["centralized"]
         rows.append(
-            (
-                "centralized",
-                "",
-                "",
-                central["images"],
-                f"{central['parameters']:,}",
-                f"{central['seconds']:.1f}",
-                "",
-                percent(central["accuracy"]),
-            )
-        )
-    print_table("first seed" if count > 1 else "", columns, rows, left=2)
-
-    def spread(key: str) -> str:
-        return f" ± {100 * std[key]:.2f}" if count > 1 else ""
-
-    print_line(
-        f"{count} seed{'s' * (count > 1)}: ensemble {percent(mean['accuracy'])}{spread('accuracy')}"
-        f", best box {percent(mean['best_box'])}{spread('best_box')}, gain "
-        f"{100 * mean['gain']:.2f} points{spread('gain')}"
-        + (f", centralized {percent(mean['centralized'])}" if "centralized" in mean else "")
-    )
-    print_line("bytes exchanged in training: 0")
+            ("centralized", "", "", central["images"], f"{central['parameters']:,}",
+             f"{central['seconds']:.1f}", "", percent(central["accuracy"]), "")
+        )  # fmt: skip
+    return rows

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_stl.errors import DataError
-from edge_stl.images import ImageList, UnreadableImage, decode, fit_square
+from edge_stl.fleet._camera import BOX, Camera, save, take
+from edge_stl.images import ImageList, UnreadableImage, decode
 from edge_stl.plan import Plan
 
 
@@ -56,11 +57,12 @@ def write_box(
     *,
     resolution: int,
     folder: Path,
+    camera: Camera = BOX,
 ) -> int:
     """Write a box's own image folder as its camera would have taken the pictures.
 
-    At the plan's resolution the files are copied as they are; a coarser camera's are area-averaged
-    PNG files of ``resolution`` pixels.
+    At the plan's resolution the files are copied as they are; a coarser camera's are files of
+    ``resolution`` pixels, PNG or the camera's JPEG.
 
     Args:
         plan: the plan.
@@ -68,6 +70,7 @@ def write_box(
         index: which of them this box has.
         resolution: the box's native resolution.
         folder: where the class folders go.
+        camera: how a coarser box's images came to be coarse.
 
     Returns:
         the number of images written; unreadable and too small ones are left out.
@@ -91,12 +94,12 @@ def write_box(
                 max_pixels=plan.limits.max_image_pixels,
                 max_bytes=plan.limits.max_image_bytes,
             )
-            small = fit_square(pixels, resolution, plan.input.fit)
+            small = take(camera, pixels, resolution, plan.input.fit)
         except UnreadableImage:
             continue
         except DataError:  # smaller than the box's camera takes
             continue
-        write_png(small, target.with_suffix(".png"))
+        save(camera, small, target.with_suffix(camera.suffix))
         written += 1
     if not written:
         raise DataError(
@@ -107,9 +110,7 @@ def write_box(
 
 def write_png(pixels: NDArray[np.uint8], path: Path) -> None:
     """Write ``(H, W, C)`` uint8 pixels as PNG."""
-    from PIL import Image  # files only
-
-    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(path)
+    save(BOX, pixels, path)
 
 
 def default_resolutions(plan: Plan) -> Sequence[int]:

@@ -14,7 +14,8 @@ from edge_stl.durable import write_durably
 from edge_stl.errors import DataError, UsageError
 from edge_stl.fleet._deal import write_png
 from edge_stl.fleet._report import write_report
-from edge_stl.fleet._simulate import Simulation, simulate
+from edge_stl.fleet._settings import Simulation
+from edge_stl.fleet._simulate import simulate
 from edge_stl.fleet._votes_picture import votes_picture
 from edge_stl.images import class_names, fitted_side, read_size, scan
 from edge_stl.plan import Plan, new_plan, plan_toml

@@ -105,6 +105,12 @@ CALLS: list[tuple[int, list[str], str]] = [
     (2, [*SIM, "--resolutions", "a,b"], "expected numbers with commas"),
     (2, [*SIM, "--boxes", "0"], "0 is not in the range"),
     (2, [*SIM, "--weights", "fitted"], "'fitted' is not one of"),
+    (2, [*SIM, "--split", "even"], "--split even: is no split; expected iid, dirichlet:A"),
+    (2, [*SIM, "--split", "classes:9"], "there are training images of 3 classes; expected K from"),
+    (2, [*SIM, "--split", "classes:2", "--boxes", "1"], "there is room for 2 of 3 classes"),
+    (2, [*SIM, "--share", "some"], "'some' is not one of"),
+    (2, [*SIM, "--share", "all", "--split", "classes:2"], "where every box sees every image"),
+    (2, [*SIM, "--camera", "jpeg:0"], "--camera jpeg:0: is no camera; expected box, bilinear"),
     (2, ["simulate", "plan.toml", "photos", "-o", "photos"], "is not empty"),
     # 10: data
     (10, ["predict", "none.onnx", "file"], "there is no such file"),

@@ -90,6 +90,15 @@ def test_a_whole_fleet_and_again_and_otherwise(
     assert (code, err) == (0, "")
     assert again["seeds"] == [{**seed, "centralized": None}]
 
+    # what the folders of versions without --split, --share and --camera say
+    assert set(json.loads((run / "simulation.json").read_text())) == {
+        "plan", "images", "test", "boxes", "resolutions", "branch", "weights", "epochs",
+    }  # fmt: skip
+    code, again, err = simulate(
+        "--epochs", "1", "--split", "iid", "--share", "disjoint", "--camera", "box"
+    )
+    assert (code, err) == (0, "")
+
     code, nothing, err = simulate("--epochs", "2")
     assert (code, nothing) == (2, None)
     assert "holds a simulation with other settings or images. Choose another -o" in err
