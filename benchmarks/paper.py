@@ -9,6 +9,7 @@ images that neither the branches nor the monolith trained on. ``--select`` measu
 the training images and never reads the test split: it is how settings were chosen.
 """
 
+import json
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -161,8 +162,12 @@ def _train(
                 branch=branch,
                 options=("--seed", str(seed), "--device", chosen.device),
             )
-            ((one,),) = train_boxes(path, [box], jobs=1, threads=chosen.threads)
-            found.append(one)
+            # A work folder keeps the last seed alone; what was trained here before is not again.
+            kept = box.out / f"{branch}.{name}.json"
+            if not kept.is_file():
+                ((row,),) = train_boxes(path, [box], jobs=1, threads=chosen.threads)
+                write_durably(kept, json.dumps(row).encode())
+            found.append(json.loads(kept.read_text()))
         return found
 
     with ThreadPoolExecutor(max_workers=chosen.jobs) as pool:
