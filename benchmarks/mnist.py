@@ -17,7 +17,8 @@ from benchmarks._common import guarded, parser, points, report
 from benchmarks._data import image_folders
 from edge_stl.durable import write_durably
 from edge_stl.fleet._boxes import Box, train_boxes
-from edge_stl.fusion import DATA_FREE, evidence, score, softmax
+from edge_stl.fusion import DATA_FREE, score
+from edge_stl.fusion.fitted import answers, votes_of
 from edge_stl.plan import Plan, new_plan, plan_from_document, plan_toml
 from edge_stl.predict import Ensemble, evaluate
 from exporter.ensemble import Options
@@ -109,12 +110,10 @@ def _evaluated(rows: list[dict[str, Any]], test: Path, folder: Path) -> dict[str
 def _fused(merged: Merged, each: Any, labels: Any, rule: str) -> float:
     """Return the accuracy another rule would have had, by the oracle; nothing is chosen by it."""
     members = [f.manifest.member() for f in merged.files]
-    weights = DATA_FREE[rule](members)
-    votes = sum(
-        w * evidence(each[:, i], m.seen)
-        for i, (m, w) in enumerate(zip(members, weights, strict=True))
+    probabilities = answers(
+        votes_of(each, members), DATA_FREE[rule](members), np.zeros(each.shape[2])
     )
-    return score(softmax(np.asarray(votes)), labels).accuracy
+    return score(probabilities, labels).accuracy
 
 
 def _selection(train: Path, folder: Path) -> tuple[Path, Path]:

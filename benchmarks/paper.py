@@ -28,8 +28,8 @@ from edge_stl.durable import write_durably
 from edge_stl.errors import DataError, UsageError
 from edge_stl.fleet._boxes import Box, train_boxes
 from edge_stl.fleet._simulate import centralized_plan
-from edge_stl.fusion import DATA_FREE, evidence, score, softmax
-from edge_stl.fusion.fitted import fit_weights
+from edge_stl.fusion import DATA_FREE, score
+from edge_stl.fusion.fitted import answers, fit_weights, votes_of
 from edge_stl.images import class_names
 from edge_stl.plan import Plan, new_plan, plan_from_document, plan_toml
 from edge_stl.predict import Ensemble, Evaluation, evaluate
@@ -243,12 +243,8 @@ def _accuracy(
 ) -> float:
     """Return the accuracy with these weights, by the fusion's own oracle."""
     members = [f.manifest.member() for f in merged.files]
-    each = result.branch_probabilities
-    votes = sum(
-        w * evidence(each[:, i], m.seen)
-        for i, (m, w) in enumerate(zip(members, weights, strict=True))
-    )
-    return score(softmax(np.asarray(votes) + bias), result.labels).accuracy
+    votes = votes_of(result.branch_probabilities, members)
+    return score(answers(votes, weights, np.asarray(bias)), result.labels).accuracy
 
 
 def _print(row: Row, seeds: list[dict[str, Any]], *, wall: float, chosen: Any) -> None:
