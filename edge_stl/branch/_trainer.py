@@ -187,11 +187,7 @@ class Trainer:
             group["lr"] = rate
         self._module.train()
         logits = self._module(inputs).index_select(1, self._seen_index)
-        loss = nn.functional.cross_entropy(
-            logits,
-            torch.from_numpy(targets).to(self._device),
-            label_smoothing=self.settings.label_smoothing,
-        )
+        loss = self.loss(logits, torch.from_numpy(targets).to(self._device))
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
         self._optimizer.step()
@@ -203,6 +199,17 @@ class Trainer:
                 "training diverged. Lower training.learning_rate in the plan"
             )
         return value
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of a batch in nats, a scalar: cross-entropy over the seen classes.
+
+        Args:
+            logits: ``(n, |S|)`` of the classes the box has seen.
+            targets: ``(n,)`` int64 indices into these classes.
+        """
+        return nn.functional.cross_entropy(
+            logits, targets, label_smoothing=self.settings.label_smoothing
+        )
 
     def _enter(self, epoch: int) -> None:
         """Draw the order of the images and their changes for an epoch."""
@@ -309,6 +316,11 @@ class Trainer:
             out: NDArray[np.float32] = self._module(moved).cpu().numpy()
         return out
 
+    def answers(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return logits ``(n, K)`` of images ``(n, r, r, C)`` at the native resolution."""
+        parts = [self.logits(self._bands(part)) for part in _chunks(images, self._at_once)]
+        return np.concatenate([np.zeros((0, len(self.plan.classes)), np.float32), *parts])
+
     def finish(self) -> Trained:
         """Fit the temperature, score the validation images and fold the numbers."""
         floor = self.plan.privacy.min_count
@@ -319,7 +331,7 @@ class Trainer:
         held_counts = tuple(max(int(n), floor) if n else 0 for n in held)
         labels = self._labels[self._validation]
         batches = [
-            self.logits(self._bands(np.asarray(self._images[part])))
+            self.answers(np.asarray(self._images[part]))
             for part in _chunks(self._validation, self._at_once)
         ]
         logits = np.concatenate([np.zeros((0, classes), np.float32), *batches])

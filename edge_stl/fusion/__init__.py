@@ -13,6 +13,7 @@ from edge_stl.fusion._pool import (
 from edge_stl.fusion._scores import Scores as Scores, score as score
 from edge_stl.fusion._weights import (
     DATA_FREE as DATA_FREE,
+    calibration_scale as calibration_scale,
     geometric_weights as geometric_weights,
     plan_weights as plan_weights,
     reliability as reliability,

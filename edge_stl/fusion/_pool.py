@@ -6,11 +6,12 @@ training images of class c::
     p_k(c)        = exp(z_kc / T_k) / prior_k(c), normalized over S_k
     prior_k(c)    = (n_kc + 1) / (n_k + |S_k|)
     evidence_k(c) = log(q / (1 - q)),  q = clip(p_k(c), e, 1 - e)       for c in S_k, else 0
-    score(c)      = log prior(c) + b(c) + a * sum_k w_k * evidence_k(c)
+    score(c)      = log prior(c) + b(c) + a * sum_k w_kc * evidence_k(c)
     probabilities = softmax(score)
 
-A box with a single class adds no evidence: it never saw anything that the class could be told
-apart from. `exporter` builds the same formulas as ONNX nodes.
+The weights of a class sum to 1 over those who saw it: a class is judged by the mean of what is
+said of it, however many boxes saw it. A box with a single class adds no evidence: it never saw
+anything that the class could be told apart from. `exporter` builds the same formulas as ONNX nodes.
 """
 
 import math
@@ -49,6 +50,11 @@ class Member:
     def seen(self) -> tuple[int, ...]:
         """Return the indices of the classes the box trained on."""
         return tuple(c for c, n in enumerate(self.counts) if n > 0)
+
+    @property
+    def speaks(self) -> bool:
+        """Return whether the box has anything to tell its classes apart from."""
+        return len(self.seen) > 1
 
     @property
     def images(self) -> int:
@@ -91,7 +97,7 @@ def evidence(
 def fuse(
     logits: Sequence[NDArray[np.floating]],
     members: Sequence[Member],
-    weights: Sequence[float],
+    weights: NDArray[np.floating],
     *,
     prior: NDArray[np.floating] | None = None,
     bias: NDArray[np.floating] | None = None,
@@ -103,7 +109,7 @@ def fuse(
     Args:
         logits: one ``(N, K)`` array per member.
         members: in the same order.
-        weights: w, one per member.
+        weights: w, ``(members, K)``; what stands at a class that a box never saw counts nothing.
         prior: ``(K,)`` shares of the classes, by default uniform.
         bias: b, ``(K,)``, by default 0.
         scale: a.
@@ -116,18 +122,27 @@ def fuse(
     share = np.full(classes, 1 / classes) if prior is None else np.asarray(prior, np.float64)
     score = np.log(share / share.sum()) + (0.0 if bias is None else bias)
     each = [member_probabilities(z, m) for z, m in zip(logits, members, strict=True)]
-    for p, member, weight in zip(each, members, weights, strict=True):
-        score = score + scale * weight * evidence(p, member.seen, clip=clip)
+    for p, member, own in zip(each, members, weights, strict=True):
+        score = score + scale * own * evidence(p, member.seen, clip=clip)
     return softmax(np.broadcast_to(score, each[0].shape)), np.stack(each, axis=1)
 
 
-def largest_change(weight: float, *, scale: float = 1.0, clip: float = CLIP) -> float:
-    """Return by how much a weight can move any probability, whatever its branch says.
+def largest_change(
+    weights: NDArray[np.floating], *, scale: float = 1.0, clip: float = CLIP
+) -> float:
+    """Return by how much a branch file can move any probability, whatever it says.
 
-    The log-odds between two classes move by at most ``2 a w log((1 - e) / e)`` against the same
-    graph with the branch silent, hence a probability by at most ``tanh`` of a quarter of that.
+    The log-odds between classes c and d move by at most ``a (w_c + w_d) log((1 - e) / e)`` against
+    the same graph with the branch silent, hence a probability by at most ``tanh`` of a quarter of
+    that; the two classes where it weighs most give the bound.
+
+    Args:
+        weights: its w, ``(K,)``.
+        scale: a.
+        clip: e.
     """
-    return math.tanh(scale * weight * math.log((1 - clip) / clip) / 2)
+    most = float(np.sort(np.asarray(weights, dtype=np.float64))[-2:].sum())
+    return math.tanh(scale * most * math.log((1 - clip) / clip) / 4)
 
 
 def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:

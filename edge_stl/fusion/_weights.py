@@ -1,4 +1,8 @@
-"""The weight rules that need no data: what a desk can know from the manifests alone."""
+"""The weight rules that need no data: what a desk can know from the manifests alone.
+
+Every rule gives weights ``(members, K)``: those of a class sum to 1 over the files that speak for
+it, and are 0 for the others (a box that never saw the class, or saw no other).
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -9,108 +13,157 @@ from numpy.typing import NDArray
 from edge_stl.fusion._pool import CLIP, Member
 
 
+Weights = NDArray[np.float64]
+
 GEOMETRIC_P = 0.5
 """p of the paper's ``p (1 - p)^rank``."""
+
+DOUBT = 100
+"""Validation images at chance that are added to those a box measured its loss on."""
 
 
 def reliability(member: Member) -> float:
     """Return ``r = max(0, log |S| / L - 1)``: how far the branch is above chance on its own box.
 
-    L counts one more validation image, at chance: ``L + (log |S| - L) / (n + 1)`` for n of them, so
-    r is never above n and a handful of lucky images proves little. It counts as the loss of a sure
-    answer, ``-log(1 - CLIP)``, at least: no belief is taken for surer than that.
+    L counts `DOUBT` more validation images, at chance: ``L + (log |S| - L) DOUBT / (n + DOUBT)``
+    for n of them, so that a small box's luck proves little. It counts as the loss of a sure answer,
+    ``-log(1 - CLIP)``, at least: no belief is taken for surer than that.
     """
     chance = math.log(max(1, len(member.seen)))
-    loss = member.log_loss + (chance - member.log_loss) / (member.validation + 1)
+    doubt = DOUBT / (member.validation + DOUBT)
+    loss = member.log_loss + (chance - member.log_loss) * doubt
     return max(0.0, chance / max(loss, -math.log(1 - CLIP)) - 1)
 
 
-def reliability_weights(members: Sequence[Member]) -> NDArray[np.float64]:
-    """Return weights ``(members,)`` that sum to 1.
+def reliability_weights(members: Sequence[Member]) -> Weights:
+    """Return weights in proportion to ``sqrt(r_k n_kc)``, skill times images of the class.
 
-    A branch's weight is the image-weighted mean of its boxes' r; a box gets that times its share
-    of the branch's training images. No box, all its files together, gets more than
-    ``max(min(0.5, 2 / n), 1 / m)`` with n boxes, m of them with some r > 0; the excess goes in
-    proportion to the others with r > 0. There is no cap for n <= 2. If all r are 0, uniform.
+    The root, because the errors of the boxes are alike in part: twice as many images are not twice
+    the evidence. Where no file that speaks for a class has r > 0, they count alike.
+
+    Of the n boxes that speak for a class, m of them with r > 0, none gets more of it, all its files
+    together, than ``max(min(0.5, 2 / n), 1 / m)``; the excess goes in proportion to the others with
+    r > 0. There is no cap for n <= 2.
     """
     r = np.array([reliability(m) for m in members])
-    images = np.array([m.images for m in members], dtype=np.float64)
-    weights = np.zeros(len(members))
-    for branch in {m.branch for m in members}:
-        own = np.array([m.branch == branch for m in members])
-        share = images[own] / images[own].sum()
-        weights[own] = share * float(share @ r[own])
-    if not weights.any():
-        return uniform_weights(members)
-    return _capped(weights / weights.sum(), r, [m.box for m in members])
+    raw = np.sqrt(r[:, None] * _counts(members)) * _speaks(members)
+    weights = _shares(raw, members)
+    names = sorted({m.box for m in members})
+    index = np.array([names.index(m.box) for m in members])
+    able = _speaks(members) & (r > 0)[:, None]
+    for c in range(weights.shape[1]):
+        if able[:, c].any():
+            own = _speaks(members)[:, c]
+            weights[own, c] = _capped(weights[own, c], able[own, c], index[own])
+    return weights
 
 
-def _capped(
-    weights: NDArray[np.float64], r: NDArray[np.float64], boxes: list[str]
-) -> NDArray[np.float64]:
-    names = sorted(set(boxes))
-    index = np.array([names.index(box) for box in boxes])
-    able = np.array([bool((r[index == i] > 0).any()) for i in range(len(names))])
-    if len(names) <= 2 or not able.any():  # noqa: PLR2004  (two boxes: a cap would only swap them)
+def _capped(weights: Weights, able: NDArray[np.bool_], index: NDArray[np.intp]) -> Weights:
+    """Return the weights of one class with no box above the cap.
+
+    Args:
+        weights: ``(files,)``, of sum 1.
+        able: which files have r > 0.
+        index: the box of each file.
+    """
+    boxes, index = np.unique(index, return_inverse=True)
+    able_boxes = np.bincount(index, weights=able) > 0
+    if len(boxes) <= 2:  # noqa: PLR2004  (two boxes: a cap would only swap them)
         return weights
-    cap = max(min(0.5, 2 / len(names)), 1 / int(able.sum()))
-    total = np.bincount(index, weights=weights, minlength=len(names))
+    cap = max(min(0.5, 2 / len(boxes)), 1 / int(able_boxes.sum()))
+    total = np.bincount(index, weights=weights)
     original = total.copy()
-    full = np.zeros(len(names), dtype=bool)
+    full = np.zeros(len(boxes), dtype=bool)
     # Every round fills at least one box, so there are at most as many rounds as boxes.
     while (over := (total > cap * (1 + 1e-12)) & ~full).any():
         excess = float((total[over] - cap).sum())
         full |= over
         total[over] = cap
-        takers = able & ~full
+        takers = able_boxes & ~full
         if not takers.any():
             break
         total[takers] += excess * total[takers] / total[takers].sum()
-    capped = weights * (total / np.where(original > 0, original, 1.0))[index]
-    return _normalized(capped)
+    capped: Weights = weights * (total / np.where(original > 0, original, 1.0))[index]
+    return capped / capped.sum()
 
 
-def uniform_weights(members: Sequence[Member]) -> NDArray[np.float64]:
-    """Return equal weights ``(members,)`` that sum to 1."""
-    return np.full(len(members), 1 / len(members))
+def uniform_weights(members: Sequence[Member]) -> Weights:
+    """Return equal weights for all files that speak for a class."""
+    return _shares(_speaks(members).astype(np.float64), members)
 
 
-def geometric_weights(members: Sequence[Member], *, p: float = GEOMETRIC_P) -> NDArray[np.float64]:
-    """Return ``p (1 - p)^rank``, normalized to sum 1 (Liu et al., TNNLS 2024).
+def geometric_weights(members: Sequence[Member], *, p: float = GEOMETRIC_P) -> Weights:
+    """Return weights in proportion to ``p (1 - p)^rank`` (Liu et al., TNNLS 2024).
 
-    Rank 0 is the most reliable member; equal ones are ordered by branch and box.
+    Rank 0 is the most reliable of the files that speak for a class; equal ones are ordered by
+    branch and box.
     """
     order = sorted(
         range(len(members)),
         key=lambda i: (-reliability(members[i]), members[i].branch, members[i].box),
     )
-    weights = np.zeros(len(members))
-    weights[order] = p * (1 - p) ** np.arange(len(members))
-    return _normalized(weights)
+    speaks = _speaks(members)
+    rank = np.empty(speaks.shape)
+    rank[order] = np.cumsum(speaks[order], axis=0) - 1
+    return _shares(np.where(speaks, p * (1 - p) ** rank, 0.0), members)
 
 
-def plan_weights(members: Sequence[Member], declared: Mapping[str, float]) -> NDArray[np.float64]:
-    """Return the plan's branch weights, each split over its boxes by training images, sum 1.
+def plan_weights(members: Sequence[Member], declared: Mapping[str, float]) -> Weights:
+    """Return the plan's branch weights, each split over its boxes by training images.
+
+    A class that only branches without a weight speak for gets no evidence at all.
 
     Raises:
         ValueError: no member's branch has a positive weight.
     """
-    weights = np.array([declared.get(m.branch, 0.0) * m.images for m in members], dtype=np.float64)
+    share = np.array([declared.get(m.branch, 0.0) * m.images for m in members], dtype=np.float64)
     for branch in {m.branch for m in members}:
         own = np.array([m.branch == branch for m in members])
-        weights[own] /= sum(m.images for m in members if m.branch == branch)
-    if not weights.sum() > 0:
+        share[own] /= sum(m.images for m in members if m.branch == branch)
+    if not share.sum() > 0:
         raise ValueError(f"the plan's weights {dict(declared)} are 0 for every branch given")
-    return _normalized(weights)
+    raw = share[:, None] * _speaks(members)
+    total = raw.sum(axis=0)
+    return np.divide(raw, total, out=np.zeros_like(raw), where=total > 0)
 
 
-def _normalized(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return weights that sum to 1."""
-    shares: NDArray[np.float64] = weights / weights.sum()
-    return shares
+def calibration_scale(weights: NDArray[np.floating]) -> float:
+    """Return a, the factor that makes a mean of evidence as sure as it should be.
+
+    ``a = sqrt(n) / 2`` with n the mean, over the classes that somebody speaks for, of Kish's
+    effective number of files ``1 / sum_k w_kc^2`` (Survey Sampling, 1965): the mean of more boxes
+    is worth more than one of them, but not as if they erred apart. Measured: ``docs/results.md``.
+
+    Args:
+        weights: ``(members, K)``, the weights of a class of sum 1 or 0.
+    """
+    squares = np.square(np.asarray(weights, dtype=np.float64)).sum(axis=0)
+    if not squares.any():
+        return 1.0
+    return math.sqrt(float((1 / squares[squares > 0]).mean())) / 2
 
 
-DATA_FREE: dict[str, Callable[[Sequence[Member]], NDArray[np.float64]]] = {
+def _counts(members: Sequence[Member]) -> NDArray[np.float64]:
+    return np.array([m.counts for m in members], dtype=np.float64)
+
+
+def _speaks(members: Sequence[Member]) -> NDArray[np.bool_]:
+    """Return which file speaks for which class, ``(members, K)``."""
+    able = np.array([m.speaks for m in members])
+    speaks: NDArray[np.bool_] = (_counts(members) > 0) & able[:, None]
+    return speaks
+
+
+def _shares(raw: NDArray[np.float64], members: Sequence[Member]) -> Weights:
+    """Return weights of sum 1 per class; where all are 0, those who speak for it count alike."""
+    speaks = _speaks(members)
+    silent = ~(raw.sum(axis=0) > 0)
+    filled = np.where(silent, speaks.astype(np.float64), raw)
+    total = filled.sum(axis=0)
+    return np.divide(filled, total, out=np.zeros_like(filled), where=total > 0)
+
+
+DATA_FREE: dict[str, Callable[[Sequence[Member]], Weights]] = {
     "reliability": reliability_weights,
     "uniform": uniform_weights,
     "geometric": geometric_weights,

@@ -110,11 +110,10 @@ def cross_fit(
     """
     if len(np.unique(labels)) < 2:  # noqa: PLR2004  (a part would have nothing to be fitted on)
         raise ValueError("labels of one class; expected two classes at least")
-    begin = np.asarray(start, dtype=np.float64)
-    votes = votes_of(branch_probabilities, members)
+    votes = votes_of(branch_probabilities, members, start)
     parts = folds_of(branch_probabilities, labels)
-    after = _unseen(votes, labels, parts, start=begin, prior=prior, pull=pull)
-    before = answers(votes, begin, np.zeros(votes.shape[2]), prior=prior)
+    after = _unseen(votes, labels, parts, prior=prior, pull=pull)
+    before = answers(votes, np.ones(len(members)), np.zeros(votes.shape[2]), prior=prior)
     was, now = score(before, labels), score(after, labels)
     return Verdict(
         images=len(labels),
@@ -122,7 +121,7 @@ def cross_fit(
         accuracy_after=now.accuracy,
         log_loss_before=was.log_loss,
         log_loss_after=now.log_loss,
-        harmful=_harmful(votes, labels, parts, members, start=begin, prior=prior, pull=pull),
+        harmful=_harmful(votes, labels, parts, members, prior=prior, pull=pull),
     )
 
 
@@ -131,7 +130,6 @@ def _unseen(
     labels: NDArray[np.integer],
     parts: NDArray[np.int64],
     *,
-    start: NDArray[np.float64],
     prior: NDArray[np.floating] | None,
     pull: float,
 ) -> NDArray[np.float64]:
@@ -139,7 +137,7 @@ def _unseen(
     out = np.empty(votes.shape[1:])
     for part in np.unique(parts):
         held = parts == part
-        fit = fit_votes(votes[:, ~held], labels[~held], start=start, prior=prior, pull=pull)
+        fit = fit_votes(votes[:, ~held], labels[~held], prior=prior, pull=pull)
         out[held] = answers(votes[:, held], fit.weights, fit.bias, prior=prior)
     return out
 
@@ -150,22 +148,20 @@ def _harmful(
     parts: NDArray[np.int64],
     members: Sequence[Member],
     *,
-    start: NDArray[np.float64],
     prior: NDArray[np.floating] | None,
     pull: float,
 ) -> tuple[Harm, ...]:
-    weighted = start[:, None, None] * votes
-    total = weighted.sum(axis=0)
+    total = votes.sum(axis=0)
 
     def losses(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        p = _unseen(sums[None], labels, parts, start=np.ones(1), prior=prior, pull=pull)
+        p = _unseen(sums[None], labels, parts, prior=prior, pull=pull)
         each: NDArray[np.float64] = -np.log(np.maximum(p[np.arange(len(labels)), labels], _TINY))
         return each
 
     complete = losses(total)
     found = []
     for box in sorted({m.box for m in members}):
-        own = weighted[[m.box == box for m in members]].sum(axis=0)
+        own = votes[[m.box == box for m in members]].sum(axis=0)
         if not own.any() or np.array_equal(own, total):  # silent, or the only one that speaks
             continue
         change = losses(total - own) - complete

@@ -22,9 +22,9 @@ class Fit:
     """What a holdout taught.
 
     Attributes:
-        weights: w, ``(members,)`` float64, none negative; they need not sum to 1.
+        weights: factors ``(members,)`` float64 of the start weights, none negative.
         bias: b, ``(K,)`` float64; 0 for a class without an image, of mean 0 over the others.
-        loss_before: mean ``-log p`` of the holdout at the start weights, in nats.
+        loss_before: mean ``-log p`` of the holdout at the start, in nats.
         loss_after: the same at the fitted ones.
     """
 
@@ -43,12 +43,12 @@ def fit_weights(
     prior: NDArray[np.floating] | None = None,
     pull: float = 1.0,
 ) -> Fit:
-    """Return the weights and biases with the smallest penalized log-loss on a holdout.
+    """Return the factors and biases with the smallest penalized log-loss on a holdout.
 
-    ``score = log prior + b + sum_k w_k evidence_k`` is linear in w and b, so the loss is convex;
-    L-BFGS-B (Byrd et al., SIAM J. Sci. Comput. 1995) finds its minimum over ``w >= 0``. The pull
-    ``pull / N * (members * |w - start|^2 + |b|^2)`` keeps a small holdout close to the start and
-    lets go of it as the holdout grows.
+    ``score = log prior + b + sum_k f_k w_kc evidence_k`` is linear in the factor f of every file
+    and in b, so the loss is convex; L-BFGS-B (Byrd et al., SIAM J. Sci. Comput. 1995) finds its
+    minimum over ``f >= 0``. The pull ``pull / N * (|f - 1|^2 / members + |b|^2)`` keeps a small holdout
+    close to the start and lets go of it as the holdout grows.
 
     A holdout says nothing of a class that it has no image of. So the bias of such a class is 0 and
     those of the others have mean 0: else all of them could rise together and rule the class out.
@@ -57,7 +57,7 @@ def fit_weights(
         branch_probabilities: ``(N, members, K)``, the ``p_k`` of the holdout's images.
         labels: ``(N,)``, their classes.
         members: in the same order.
-        start: ``(members,)``, the weights of a rule that needs no data.
+        start: ``(members, K)``, the weights of a rule that needs no data, times its scale.
         prior: ``(K,)`` shares of the classes, by default uniform.
         pull: strength of the pull, 0 or more.
 
@@ -65,34 +65,58 @@ def fit_weights(
         ValueError: no image, or shapes that do not fit each other.
     """
     p = np.asarray(branch_probabilities, dtype=np.float64)
-    count, k_members, _ = p.shape if p.ndim == 3 else (0, 0, 0)  # noqa: PLR2004
-    if not count or len(labels) != count or k_members != len(members) or len(start) != k_members:
+    count, k_members, classes = p.shape if p.ndim == 3 else (0, 0, 0)  # noqa: PLR2004
+    if (
+        not count
+        or len(labels) != count
+        or k_members != len(members)
+        or np.shape(start) != (k_members, classes)
+    ):
         raise ValueError(
             f"branch probabilities {p.shape}, {len(labels)} labels, {len(members)} members, "
-            f"{len(start)} start weights; expected (N, members, K) with N labels"
+            f"start weights {np.shape(start)}; expected (N, members, K) with N labels and "
+            "(members, K)"
         )
-    return fit_votes(votes_of(p, members), labels, start=start, prior=prior, pull=pull)
+    return fit_votes(votes_of(p, members, start), labels, prior=prior, pull=pull)
 
 
 def votes_of(
-    branch_probabilities: NDArray[np.floating], members: Sequence[Member]
+    branch_probabilities: NDArray[np.floating],
+    members: Sequence[Member],
+    weights: NDArray[np.floating],
 ) -> NDArray[np.float64]:
-    """Return the evidence ``(members, N, K)`` of branch probabilities ``(N, members, K)``."""
-    each = [evidence(branch_probabilities[:, i], m.seen) for i, m in enumerate(members)]
+    """Return the weighted evidence ``(members, N, K)`` of branch probabilities.
+
+    Args:
+        branch_probabilities: ``(N, members, K)``.
+        members: in the same order.
+        weights: ``(members, K)``.
+    """
+    each = [
+        own * evidence(branch_probabilities[:, i], m.seen)
+        for i, (m, own) in enumerate(zip(members, weights, strict=True))
+    ]
     return np.stack(each)
 
 
 def answers(
     votes: NDArray[np.float64],
-    weights: NDArray[np.floating],
+    factors: NDArray[np.floating],
     bias: NDArray[np.floating],
     *,
     prior: NDArray[np.floating] | None = None,
 ) -> NDArray[np.float64]:
-    """Return the probabilities ``(N, K)`` that votes ``(members, N, K)`` come to."""
+    """Return the probabilities ``(N, K)`` that votes ``(members, N, K)`` come to.
+
+    Args:
+        votes: weighted evidence.
+        factors: ``(members,)``, by which every file's votes count.
+        bias: ``(K,)``.
+        prior: ``(K,)`` shares of the classes, by default uniform.
+    """
     members, count, classes = votes.shape
     # One product over all images and classes: many times faster than a sum over an axis.
-    total = (np.asarray(weights, np.float64) @ votes.reshape(members, -1)).reshape(count, classes)
+    total = (np.asarray(factors, np.float64) @ votes.reshape(members, -1)).reshape(count, classes)
     return softmax(_base(classes, prior) + bias + total)
 
 
@@ -100,19 +124,18 @@ def fit_votes(
     votes: NDArray[np.float64],
     labels: NDArray[np.integer],
     *,
-    start: NDArray[np.floating],
     prior: NDArray[np.floating] | None = None,
     pull: float = 1.0,
 ) -> Fit:
-    """Return the fit of votes ``(members, N, K)``; the rest as `fit_weights`."""
+    """Return the fit of weighted evidence ``(members, N, K)``; the rest as `fit_weights`."""
     from scipy.optimize import minimize  # an extra of the desk
 
     k_members, count, classes = votes.shape
     flat = np.ascontiguousarray(votes).reshape(k_members, -1)
     truth = np.eye(classes)[labels]
     present = truth.any(axis=0)
-    begin = np.asarray(start, np.float64)
-    stiffness = pull / count * np.concatenate([np.full(k_members, k_members), np.ones(classes)])
+    begin = np.ones(k_members)
+    stiffness = pull / count * np.concatenate([begin / k_members, np.ones(classes)])
 
     def centred(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.where(present, values - values[present].mean(), 0.0)
