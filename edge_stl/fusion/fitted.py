@@ -47,8 +47,8 @@ def fit_weights(
 
     ``score = log prior + b + sum_k f_k w_kc evidence_k`` is linear in the factor f of every file
     and in b, so the loss is convex; L-BFGS-B (Byrd et al., SIAM J. Sci. Comput. 1995) finds its
-    minimum over ``f >= 0``. The pull ``pull / N * (|f - 1|^2 / members + |b|^2)`` keeps a small holdout
-    close to the start and lets go of it as the holdout grows.
+    minimum over ``f >= 0``. The pull ``pull / N * (|f - 1|^2 / members + |b|^2)`` keeps a small
+    holdout close to the start and lets go of it as the holdout grows.
 
     A holdout says nothing of a class that it has no image of. So the bias of such a class is 0 and
     those of the others have mean 0: else all of them could rise together and rule the class out.
