@@ -106,6 +106,13 @@ ROWS: dict[str, Row] = {
         transform="stl-dct:4",
         published={"CNN": 92.42, "spectral-CNN-sub16": 80.27},
     ),
+    "cifar10-haar": Row(
+        **_CIFAR | {"epochs": 5, "published_epochs": 0},
+        network="cnn-s",
+        transform="haar",
+        published={},
+        note="No row of the paper: four boxes, each with one haar band of all images.",
+    ),
     "imagenet-sub4": Row(
         **_LARGE,
         transform="stl-dct:2",

@@ -3,9 +3,10 @@
     python -m benchmarks.fusion roadside64 --seeds 3
 
 Fleets of 6 and 12 boxes, alike and uneven, train once; every rule then works on what their branches
-say. 1,000 training images that no box has are held out: ``--select`` measures on them, and so the
-defaults were chosen; without it the test images are measured. Weights are fitted on 100, 300 and
-all 1,000 of the held-out images (with ``--select``, on half of them, and measured on the rest).
+say. Training images that no box has are held out (``--held``, by default 1,000): ``--select``
+measures on them, and so the defaults were chosen; without it the test images are measured. Weights
+are fitted on 100, 300 and 1,000 of the held-out images, as far as there are so many (with
+``--select`` on half of them at most, and measured on the other half).
 """
 
 import time
@@ -26,10 +27,9 @@ from edge_stl.fusion.fitted import answers, fit_weights, votes_of
 from edge_stl.plan import Plan, new_plan
 
 
-HELD = 1000
 SPLITS = ("iid", "dirichlet:0.3", "classes:4")
 FIT_SIZES = (100, 300, 1000)
-PULLS = (1.0, 3.0, 10.0)
+PULLS = (1.0, 3.0, 10.0, 30.0)
 ONE_VS_REST = "branches trained one-vs-rest"
 _SETS = {"roadside64": (64, 2), "cifar10": (32, 1)}
 
@@ -44,6 +44,7 @@ def main() -> None:
     options.add_argument("--network", default="cnn-s")
     options.add_argument("--branch", default="auto", choices=("auto", "all"))
     options.add_argument("--images", type=int, help="training images; by default all")
+    options.add_argument("--held", type=int, default=1000, help="images held out (default 1000)")
     options.add_argument(
         "--no-one-vs-rest", action="store_true", help="do not train one-vs-rest beside softmax"
     )
@@ -67,7 +68,7 @@ def main() -> None:
         name="fusion",
         epochs=chosen.epochs,
     )
-    train, held = hold_out(read_pixels(folders.train, plan), HELD)
+    train, held = hold_out(read_pixels(folders.train, plan), chosen.held)
     if chosen.images:
         train, _ = hold_out(train, len(train.labels) - chosen.images)
     test = read_pixels(folders.test, plan)
@@ -157,8 +158,9 @@ def _fitted(
     votes = [votes_of(fuse(z, members, weights)[1], members, start) for z, _ in (held, measured)]
     order = np.random.default_rng(0).permutation(len(held[1]))
     rows = {}
-    for size in FIT_SIZES:
-        used = order[: min(size, len(order) // 2) if select else size]
+    most = len(order) // 2 if select else len(order)
+    for size in sorted({min(size, most) for size in FIT_SIZES}):
+        used = order[:size]
         rest = np.setdiff1d(order, order[: len(order) // 2]) if select else slice(None)
         for pull in PULLS:
             p = fuse([z[used] for z in held[0]], members, weights)[1]
@@ -202,7 +204,7 @@ def _lines(
     where = "held-out training" if chosen.select else "test"
     lines += [
         "",
-        f"{chosen.set}, {images:,} training images dealt to the boxes, {HELD:,} held out; {where} "
+        f"{chosen.set}, {images:,} training images dealt to the boxes, {chosen.held:,} held out; {where} "
         f"images; {chosen.seeds} seeds, {plan.training.epochs} epochs, {chosen.network}, --branch "
         f"{chosen.branch}; {(time.monotonic() - began) / 60:.1f} minutes.",
     ]

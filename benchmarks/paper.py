@@ -28,7 +28,7 @@ from edge_stl.durable import write_durably
 from edge_stl.errors import DataError, UsageError
 from edge_stl.fleet._boxes import Box, train_boxes
 from edge_stl.fleet._simulate import centralized_plan
-from edge_stl.fusion import DATA_FREE, score
+from edge_stl.fusion import DATA_FREE, calibration_scale, score
 from edge_stl.fusion.fitted import answers, fit_weights, votes_of
 from edge_stl.images import class_names
 from edge_stl.plan import Plan, new_plan, plan_from_document, plan_toml
@@ -201,18 +201,15 @@ def _scored(rows: list[dict[str, Any]], images: Images) -> dict[str, Any]:
     rules = {rule: _fused(merged, result, DATA_FREE[rule]) for rule in DATA_FREE}
     held = _evaluated(boxes, images.holdout)[1]
     members = [f.manifest.member() for f in merged.files]
-    fit = fit_weights(
-        held.branch_probabilities,
-        held.labels,
-        members,
-        start=DATA_FREE["reliability"](members),
-    )
-    rules["fitted"] = _accuracy(merged, result, fit.weights, fit.bias)
+    weights = DATA_FREE["reliability"](members)
+    start = calibration_scale(weights) * weights
+    fit = fit_weights(held.branch_probabilities, held.labels, members, start=start)
+    rules["fitted"] = _accuracy(merged, result, fit.weights[:, None] * start, fit.bias)
     return {
         "monolith": alone.scores.accuracy,
         "branches": result.branches,
         "rules": rules,
-        "fitted_weights": dict(zip(result.branches, fit.weights.round(4).tolist(), strict=True)),
+        "fitted_factors": dict(zip(result.branches, fit.weights.round(4).tolist(), strict=True)),
         "seconds": {row["branch"]: row["seconds"] for row in boxes},
         "monolith_seconds": monolith["seconds"],
         "parameters": max(row["parameters"] for row in boxes),
@@ -243,8 +240,9 @@ def _accuracy(
 ) -> float:
     """Return the accuracy with these weights, by the fusion's own oracle."""
     members = [f.manifest.member() for f in merged.files]
-    votes = votes_of(result.branch_probabilities, members)
-    return score(answers(votes, weights, np.asarray(bias)), result.labels).accuracy
+    votes = votes_of(result.branch_probabilities, members, weights)
+    p = answers(votes, np.ones(len(members)), np.asarray(bias))
+    return score(p, result.labels).accuracy
 
 
 def _print(row: Row, seeds: list[dict[str, Any]], *, wall: float, chosen: Any) -> None:
