@@ -92,14 +92,40 @@ def add_answer(
         bias: b, K numbers; none are zeros.
         scale: a.
     """
-    share = np.asarray(prior, dtype=np.float64)
-    log_share = graph.constant("fusion/log_prior", np.log(share / share.sum()).astype(np.float32))
-    offsets = np.zeros(len(share)) if bias is None else np.asarray(bias)
-    b = graph.constant("fusion/bias", offsets.astype(np.float32))
-    a = graph.constant("fusion/scale", np.array(scale, np.float32))
     graph.node("Concat", list(rows), names.BRANCH_PROBABILITIES, axis=1)
-    base = graph.node("Add", [log_share, b], "fusion/base")
-    total = graph.node("Sum", list(votes), "fusion/votes")
-    scaled = graph.node("Mul", [total, a], "fusion/scaled")
-    score = graph.node("Add", [scaled, base], "fusion/score")
-    graph.node("Softmax", [score], names.PROBABILITIES, axis=1)
+    add_probabilities(graph, votes, prior=prior, bias=bias, scale=scale, output=names.PROBABILITIES)
+
+
+def add_probabilities(
+    graph: Graph,
+    votes: Sequence[str],
+    *,
+    prior: Sequence[float],
+    bias: Sequence[float] | None,
+    scale: float,
+    output: str,
+    prefix: str = "",
+) -> str:
+    """Add what turns votes into probabilities ``(N, K)``, named ``output``; as `add_answer`.
+
+    Args:
+        graph: what the nodes are added to.
+        votes: ``(N, K)`` per member.
+        prior: K shares of the classes.
+        bias: b, K numbers; none are zeros.
+        scale: a.
+        output: name of the value.
+        prefix: put before the names of what stands once for every stage of a cascade.
+    """
+    share = np.asarray(prior, dtype=np.float64)
+    log_share = graph.constant(
+        f"{prefix}fusion/log_prior", np.log(share / share.sum()).astype(np.float32)
+    )
+    offsets = np.zeros(len(share)) if bias is None else np.asarray(bias)
+    b = graph.constant(f"{prefix}fusion/bias", offsets.astype(np.float32))
+    a = graph.constant(f"{prefix}fusion/scale", np.array(scale, np.float32))
+    base = graph.node("Add", [log_share, b], f"{prefix}fusion/base")
+    total = graph.node("Sum", list(votes), f"{prefix}fusion/votes")
+    scaled = graph.node("Mul", [total, a], f"{prefix}fusion/scaled")
+    score = graph.node("Add", [scaled, base], f"{prefix}fusion/score")
+    return graph.node("Softmax", [score], output, axis=1)
