@@ -9,6 +9,7 @@ A branch trained at native resolution r gets exactly what its box had: the image
 from R to r, then the bank of r.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -101,6 +102,28 @@ class Cascade:
         if self.images is not None:
             document["images"] = self.images
         return document
+
+
+def cascade_in(record: dict[str, Any], options: Options) -> Cascade | None:
+    """Return what an ensemble's record keeps of its cascade.
+
+    Raises:
+        KeyError: there is nothing, and the options ask for a cascade.
+        TypeError: a number is none.
+        ValueError: it is there without such options, or its numbers cannot be.
+    """
+    if not options.cascade:
+        if "cascade" in record:
+            raise ValueError("a cascade, but no option that asks for one")
+        return None
+    kept = record["cascade"]
+    threshold, images = float(kept["threshold"]), kept.get("images")
+    chosen = options.cascade_loss is not None
+    sound = math.isfinite(threshold) and 0 <= threshold <= 1
+    named = chosen or threshold == options.threshold
+    if not sound or not named or chosen != (images is not None and int(images) > 0):
+        raise ValueError(f"a cascade with threshold {threshold}, from {images} images")
+    return Cascade(threshold, None if images is None else int(images))
 
 
 def build_ensemble(

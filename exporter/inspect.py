@@ -8,7 +8,7 @@ from edge_stl.fusion import largest_change
 from exporter import names
 from exporter.manifest import Manifest, sha256
 from exporter.read import Unusable, branch_from_bytes, kind_of, parse_model, read_bytes
-from exporter.split import members_of
+from exporter.split import Content, ensemble_record, members_of
 
 
 def inspect_path(path: Path) -> dict[str, Any]:
@@ -47,6 +47,7 @@ def inspect_path(path: Path) -> dict[str, Any]:
             document["weights"] = content.options.weights
             document["layout"] = content.options.layout
             document["holdout"] = content.fitted.to_document() if content.fitted else None
+            document["cascade"] = _cascade(content, ensemble_record(model, name=path.name))
             document["branches"] = [
                 _branch(f.manifest, f.sha256, f.bytes, weight, content.scale)
                 for f, weight in zip(content.files, content.weights, strict=True)
@@ -64,6 +65,13 @@ def inspect_path(path: Path) -> dict[str, Any]:
         "channels": plan.input.channels,
     }
     return document
+
+
+def _cascade(content: Content, record: dict[str, Any]) -> dict[str, Any] | None:
+    """Return threshold and stages as the record has them; `check` proves it is the graph's."""
+    if content.cascade is None:
+        return None
+    return {"images": None, **record["cascade"], "loss": content.options.cascade_loss}
 
 
 def _branch(

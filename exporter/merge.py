@@ -12,8 +12,15 @@ from edge_stl.fusion import DATA_FREE, largest_change, plan_weights
 from exporter import names
 from exporter._session import check_model
 from exporter.agree import Agreement, Refusal, agree, read_all
+from exporter.cascade_threshold import (
+    CascadeReport,
+    cascade_of,
+    need_cascade_holdout,
+    need_stages,
+    need_threshold_again,
+)
 from exporter.ensemble import Fitted, Options, build_ensemble
-from exporter.fitting import Holdout, Progress, fit_on_holdout
+from exporter.fitting import Holdout, Progress, answer_holdout, fit_on_holdout, need_scipy
 from exporter.manifest import sha256
 from exporter.prove import prove, verify_vectors
 from exporter.read import BranchFile
@@ -37,6 +44,7 @@ class Merged:
         refused: files that were left out, with every reason.
         fitted: biases and what else came from a holdout; none with weights that need no data.
         holdout: what that is worth on images that the fit did not see; none likewise.
+        cascade: threshold, stages and what they save; none unless it is a cascade.
     """
 
     model: bytes
@@ -47,6 +55,7 @@ class Merged:
     refused: tuple[Refusal, ...]
     fitted: Fitted | None = None
     holdout: Holdout | None = None
+    cascade: CascadeReport | None = None
 
     def largest_change(self, index: int) -> float:
         """Return by how much file ``index`` can move any probability."""
@@ -67,7 +76,8 @@ def merge_paths(
         paths: branch files, in any order.
         options: weight rule and layout.
         skip_refused: go on without the files that may not be merged.
-        holdout: folder of labelled images, for the rule ``fitted`` and no other.
+        holdout: folder of labelled images, for the rule ``fitted``, for the threshold of a
+            cascade, or both.
         progress: called with images of the holdout done and images in all.
 
     Raises:
@@ -104,18 +114,31 @@ def merge_files(
     )
     _refuse(agreement, skip_refused=skip_refused)
     kept = agreement.files
-    fitted, report = None, None
-    if holdout is None:
+    if options.cascade:
+        need_stages(kept)
+    weights: tuple[float, ...] = ()
+    fitted, report, seen = None, None, None
+    if options.weights != names.FITTED:
         weights = tuple(float(w) for w in weigh(kept, options))
-        verify_vectors(kept)
     else:
-        verify_vectors(kept)
-        fit = fit_on_holdout(kept, holdout, scale=SCALE, progress=progress)
+        need_scipy()
+    verify_vectors(kept)
+    if holdout is not None:
+        seen = answer_holdout(kept, holdout, progress=progress)
+    if options.weights == names.FITTED and seen is not None:
+        fit = fit_on_holdout(kept, seen, scale=SCALE)
         weights, fitted, report = fit.weights, fit.fitted, fit.report
-    model = build_ensemble(kept, weights, options=options, scale=SCALE, fitted=fitted)
+    cascade, saved = None, None
+    if options.cascade:
+        cascade, saved = cascade_of(kept, weights, options, seen, fitted, scale=SCALE)
+    model = build_ensemble(
+        kept, weights, options=options, scale=SCALE, fitted=fitted, cascade=cascade
+    )
     check_model(model, "ensemble")
-    prove(model, kept, weights, options=options, scale=SCALE, fitted=fitted)
-    return Merged(model, sha256(model), options, kept, weights, agreement.refused, fitted, report)
+    prove(model, kept, weights, options=options, scale=SCALE, fitted=fitted, cascade=cascade)
+    return Merged(
+        model, sha256(model), options, kept, weights, agreement.refused, fitted, report, saved
+    )
 
 
 def change_ensemble(
@@ -179,21 +202,25 @@ def change_ensemble(
 
 
 def _need_both(options: Options, holdout: Path | None) -> None:
-    """Refuse fitted weights without a holdout, and a holdout that nothing would be fitted on."""
+    """Refuse what needs a holdout without one, and a holdout that nothing would be taken from."""
+    need_cascade_holdout(options, holdout)
     if options.weights == names.FITTED and holdout is None:
         raise UsageError(
             "--weights fitted: there is nothing to fit on; expected --holdout IMAGES, a folder of "
             "labelled images. Name one, or choose another rule"
         )
-    if options.weights != names.FITTED and holdout is not None:
+    needless = options.weights != names.FITTED and options.cascade_loss is None
+    if needless and holdout is not None:
+        named = " and a named --threshold need" if options.cascade else " needs"
         raise UsageError(
-            f"--holdout: the rule {options.weights} needs no images; expected --weights fitted "
-            "beside it. Add that, or leave --holdout out"
+            f"--holdout: the rule {options.weights}{named} no images; expected --weights fitted "
+            "beside it, or --cascade without --threshold. Add one, or leave --holdout out"
         )
 
 
 def _need_holdout_again(content: Content, wanted: Options, holdout: Path | None, name: str) -> None:
-    """Refuse to carry weights over to other branches than those they were fitted with."""
+    """Refuse to carry over to other branches what was fitted with these."""
+    need_threshold_again(content.options, content.cascade, wanted, holdout, name)
     if content.fitted is None or wanted.weights != names.FITTED or holdout is not None:
         return
     others = ", ".join(rule for rule in names.WEIGHT_RULES if rule != names.FITTED)

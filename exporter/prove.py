@@ -1,6 +1,7 @@
 """Proofs that a merge runs before it hands out a file: test vectors, and the graph's formulas."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,9 +9,11 @@ from numpy.typing import NDArray
 from edge_stl.errors import CheckError
 from edge_stl.fusion import fuse
 from exporter import names
+from exporter._cascade import stages_of
+from exporter._prove_cascade import cascade_difference, difference
 from exporter._session import run
 from exporter.branch import VECTOR_TOLERANCE, vector_difference
-from exporter.ensemble import Fitted, Options, class_prior
+from exporter.ensemble import Cascade, Fitted, Options, class_prior
 from exporter.read import BranchFile
 from exporter.split import branch_bytes
 
@@ -43,6 +46,7 @@ def prove(
     options: Options,
     scale: float,
     fitted: Fitted | None,
+    cascade: Cascade | None = None,
 ) -> None:
     """Compare the built graph with the numpy oracle on seeded noise before anyone relies on it.
 
@@ -53,6 +57,7 @@ def prove(
         options: its layout counts.
         scale: a of the fusion.
         fitted: its biases count; without it they are 0.
+        cascade: its threshold counts, and every other that makes the graph stop elsewhere.
 
     Raises:
         CheckError: the two differ.
@@ -62,18 +67,21 @@ def prove(
     noise = np.random.PCG64(0).random_raw(_PROOF_IMAGES * side * side * channels) >> np.uint64(56)
     images = noise.astype(np.uint8).reshape(_PROOF_IMAGES, side, side, channels)
     given = images if options.layout == "nhwc" else images.transpose(0, 3, 1, 2).copy()
-    got, rows = run(model, {names.ENSEMBLE_INPUT: given})
-    logits = [branch_logits(file, images) for file in files]
     members = [f.manifest.member() for f in files]
-    expected, expected_rows = fuse(
-        logits,
-        members,
-        weights,
-        prior=np.array(class_prior(plan)),
-        bias=np.array(fitted.bias) if fitted else None,
-        scale=scale,
-    )
-    worst = max(float(np.abs(got - expected).max()), float(np.abs(rows - expected_rows).max()))
+    fusion: dict[str, Any] = {
+        "prior": np.array(class_prior(plan)),
+        "bias": np.array(fitted.bias) if fitted else None,
+        "scale": scale,
+    }
+    logits = [branch_logits(file, images) for file in files]
+    if cascade:
+        worst = cascade_difference(
+            model, given, logits, members, weights, stages_of(files), cascade.threshold, fusion
+        )
+    else:
+        worst = difference(
+            run(model, {names.ENSEMBLE_INPUT: given}), fuse(logits, members, weights, **fusion)
+        )
     if not worst <= _PROOF_TOLERANCE:
         raise CheckError(
             f"ensemble: the graph and the formulas differ by {worst:.1e}; expected at most "

@@ -29,8 +29,8 @@ DOORS = {
     "edge_stl.fleet": "bands_picture",
 }
 
-SIDE_DOORS = {"edge_stl.fusion": {"crossfit", "fitted"}}
-"""Modules that need an extra: imported by name, and in the room once somebody did."""
+SIDE_DOORS = {"edge_stl.fusion": {"crossfit", "fitted", "threshold"}}
+"""Modules that need an extra or a holdout: imported by name, and in the room once somebody did."""
 
 
 @pytest.mark.parametrize("room", DOORS)
