@@ -6,12 +6,13 @@
           -> per branch file: network, temperature, prior -> fusion -> probabilities
 
 A branch trained at native resolution r gets exactly what its box had: the image area-averaged
-from R to r, then the bank of r.
+from R to r, then the bank of r. An ensemble for coarser cameras has their resolution in place of R,
+and a branch of a finer box the bank of that resolution.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto
@@ -20,27 +21,16 @@ from edge_stl import __version__
 from edge_stl.plan import Plan
 from exporter import names
 from exporter._analysis import BankNodes
-from exporter._fusion_nodes import add_answer, add_member
+from exporter._fusion_nodes import add_answer, add_probabilities, add_vote
 from exporter._graph import Graph, value
+from exporter._median_nodes import add_median
 from exporter._network import add_network
 from exporter.manifest import canonical_json
+from exporter.options import Options, native_in
 from exporter.read import BranchFile
 
 
-Layout = Literal["nhwc", "nchw"]
 PIXEL_SCALE = 255.0
-
-
-@dataclass(frozen=True)
-class Options:
-    """How branch files become an ensemble; stored in it, so that `--remove` can do it again."""
-
-    weights: str = "reliability"
-    layout: Layout = "nhwc"
-
-    def to_document(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {"weights": self.weights, "layout": self.layout}
 
 
 @dataclass(frozen=True)
@@ -72,24 +62,31 @@ def build_ensemble(
     """Return the bytes of the ensemble of these branch files, in the order given.
 
     Args:
-        files: of one plan, each ``branch.box`` once.
-        weights: one per file.
-        options: layout and the rule the weights came from.
+        files: of one plan, each ``branch.box`` once, of bands that exist at its resolution.
+        weights: one per file; what a robust rule does not read.
+        options: layout, resolution, and the rule the weights came from.
         scale: a of the fusion.
         fitted: what came from a holdout beside the weights; without it the biases are 0.
         made_by: the version of edge-stl that is recorded as its maker.
     """
     plan = files[0].plan
-    side, channels = plan.input.resolution, plan.input.channels
+    side, channels = options.side(plan), plan.input.channels
     graph = Graph()
-    banks = _add_banks(graph, plan, files, options.layout)
+    banks = _add_banks(graph, plan, files, options)
     rows, votes = [], []
     for file, weight in zip(files, weights, strict=True):
-        row, vote = _add_branch(graph, plan, file, weight, banks[file.manifest.native_resolution])
-        rows.append(row)
-        votes.append(vote)
-    bias = fitted.bias if fitted else None
-    add_answer(graph, rows, votes, prior=class_prior(plan), bias=bias, scale=scale)
+        member, prefix = file.manifest.member(), f"{file.manifest.id}/"
+        logits = _add_branch(graph, plan, file, banks[native_in(file, options)])
+        said = add_probabilities(graph, member, prefix=prefix, logits=logits)
+        rows.append(said.row)
+        if options.robust is None:
+            votes.append(add_vote(graph, member, weight, said, prefix=prefix))
+    if options.robust is None:
+        bias = fitted.bias if fitted else None
+        add_answer(graph, rows, votes, prior=class_prior(plan), bias=bias, scale=scale)
+    else:
+        members = [f.manifest.member() for f in files]
+        add_median(graph, rows, members, prior=class_prior(plan))
     shape: list[str | int] = ["batch", side, side, channels]
     if options.layout == "nchw":
         shape = ["batch", channels, side, side]
@@ -112,17 +109,17 @@ def class_prior(plan: Plan) -> list[float]:
 
 
 def _add_banks(
-    graph: Graph, plan: Plan, files: Sequence[BranchFile], layout: Layout
+    graph: Graph, plan: Plan, files: Sequence[BranchFile], options: Options
 ) -> dict[int, BankNodes]:
     pixels = graph.node("Cast", [names.ENSEMBLE_INPUT], "pixels", to=TensorProto.FLOAT)
-    if layout == "nhwc":
+    if options.layout == "nhwc":
         pixels = graph.node("Transpose", [pixels], "planes", perm=[0, 3, 1, 2])
     top = graph.constant("pixel.scale", np.array(PIXEL_SCALE, np.float32))
     pixels = graph.node("Div", [pixels, top], "unit")
     banks = {}
-    for resolution in sorted({f.manifest.native_resolution for f in files}):
+    for resolution in sorted({native_in(f, options) for f in files}):
         prefix = f"native{resolution}/"
-        factor = plan.input.resolution // resolution
+        factor = options.side(plan) // resolution
         image = pixels
         if factor > 1:
             image = graph.node(
@@ -135,7 +132,7 @@ def _add_banks(
         wanted = {
             band
             for f in files
-            if f.manifest.native_resolution == resolution
+            if native_in(f, options) == resolution
             for band in plan.branch(f.manifest.branch).bands
         }
         banks[resolution] = BankNodes(
@@ -151,12 +148,11 @@ def _add_banks(
     return banks
 
 
-def _add_branch(
-    graph: Graph, plan: Plan, file: BranchFile, weight: float, bank: BankNodes
-) -> tuple[str, str]:
+def _add_branch(graph: Graph, plan: Plan, file: BranchFile, bank: BankNodes) -> str:
+    """Add a branch's network and return the value ``(N, K)`` of its logits."""
     branch = plan.branch(file.manifest.branch)
     prefix = f"{file.manifest.id}/"
-    logits = add_network(
+    return add_network(
         graph,
         plan.layers(branch),
         file.parameters,
@@ -166,7 +162,6 @@ def _add_branch(
         prefix=prefix,
         output=f"{prefix}{names.BRANCH_OUTPUT}",
     )
-    return add_member(graph, file.manifest.member(), weight, prefix=prefix, logits=logits)
 
 
 def _metadata(
@@ -185,7 +180,8 @@ def _metadata(
         "scale": scale,
         "made_by": made_by,
         "members": [
-            {"manifest": f.manifest.to_document(), "sha256": f.sha256, "weight": w}
+            {"manifest": f.manifest.to_document(), "sha256": f.sha256}
+            | ({"weight": w} if options.robust is None else {})
             for f, w in zip(files, weights, strict=True)
         ],
     }

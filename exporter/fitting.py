@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from edge_stl.errors import DataError, UsageError
 from edge_stl.fusion import Member, reliability_weights
-from exporter.ensemble import Fitted, Options, build_ensemble, class_prior
+from exporter.ensemble import Fitted, build_ensemble, class_prior
+from exporter.options import Options
 from exporter.read import BranchFile
 
 
@@ -103,6 +104,7 @@ def fit_on_holdout(
     folder: Path,
     *,
     scale: float,
+    resolution: int | None = None,
     progress: Progress | None = None,
 ) -> Fitting:
     """Fit the weights of branch files and the biases of the classes on labelled images.
@@ -115,6 +117,7 @@ def fit_on_holdout(
         files: of one plan, in the order of the ensemble.
         folder: class folders, or images with ``labels.csv``.
         scale: a of the fusion.
+        resolution: of the ensemble's input, where that is not the plan's.
         progress: called with images done and images in all.
 
     Raises:
@@ -132,7 +135,7 @@ def fit_on_holdout(
     )
     plan = files[0].plan
     prior = np.array(class_prior(plan))
-    model = build_ensemble(files, list(start), options=Options(), scale=scale)
+    model = build_ensemble(files, list(start), options=Options(resolution=resolution), scale=scale)
     seen = evaluate(Ensemble(model), folder, progress=progress)
     counts = np.bincount(seen.labels, minlength=len(plan.classes))
     if len(seen.labels) < FEWEST or np.count_nonzero(counts) < 2:  # noqa: PLR2004

@@ -28,8 +28,8 @@ BRANCH_PROBABILITIES = "branch_probabilities"
 
 PORTABLE_OPERATORS = frozenset({
     "Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "Div", "Flatten", "Gather", "Gemm",
-    "Log", "MatMul", "MaxPool", "Mul", "Relu", "Slice", "Softmax", "Sub", "Sum", "Transpose",
-    "Unsqueeze",
+    "Log", "MatMul", "MaxPool", "Mul", "Relu", "Slice", "Softmax", "Sub", "Sum", "TopK",
+    "Transpose", "Unsqueeze",
 })  # fmt: skip
 """What our graphs may hold: every target of `check` knows them at opset 17."""
 
@@ -38,3 +38,5 @@ FITTED = "fitted"
 """The one rule that needs a holdout."""
 
 LAYOUTS = ("nhwc", "nchw")
+
+ROBUST_RULES = ("median",)
