@@ -21,7 +21,7 @@ from onnx import TensorProto
 
 from edge_stl.fusion import asked_so_far
 from exporter import names
-from exporter._fusion_nodes import add_probabilities
+from exporter._fusion_nodes import add_pool
 from exporter._graph import Graph, value
 from exporter.read import BranchFile
 
@@ -110,7 +110,7 @@ def add_cascade(
         ):
             rows[member], votes[member] = row, vote
         last = index == len(stages) - 1
-        answer = add_probabilities(
+        answer = add_pool(
             body,
             [votes[i] for i in asked[index]],
             prior=pooling.prior,

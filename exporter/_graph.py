@@ -29,10 +29,27 @@ class Graph:
         self._outer = outer
         self._scope = scope
 
-    def node(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        """Add a node with one output, named like it, and return that name."""
+    def node(
+        self,
+        operator: str,
+        inputs: Sequence[str],
+        output: str,
+        *,
+        further: int = 0,
+        **attributes: Any,
+    ) -> str:
+        """Add a node, named like its first output, and return that name.
+
+        Args:
+            operator: of the default domain.
+            inputs: names of values.
+            output: name of the first output.
+            further: outputs beyond the first that the operator has and nobody reads.
+            attributes: of the operator.
+        """
+        outputs = [output, *(f"{output}.{i}" for i in range(1, further + 1))]
         self._nodes.append(
-            helper.make_node(operator, list(inputs), [output], name=output, **attributes)
+            helper.make_node(operator, list(inputs), outputs, name=output, **attributes)
         )
         return output
 

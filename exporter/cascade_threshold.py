@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from edge_stl.errors import UsageError
 from exporter._cascade import stages_of
-from exporter.ensemble import Cascade, Fitted, Options, class_prior
+from exporter.ensemble import Fitted, class_prior
 from exporter.fitting import Answered, start_of
+from exporter.options import Cascade, Options
 from exporter.read import BranchFile
 
 
@@ -142,31 +143,6 @@ def need_stages(files: Sequence[BranchFile]) -> None:
             f"--cascade: all branches here are of {stages[0].resolution} px, so none is finer than "
             "the others; expected branches that need two resolutions or more. Merge with "
             "--no-cascade"
-        )
-
-
-def need_cascade_holdout(options: Options, holdout: Path | None) -> None:
-    """Refuse a cascade without a threshold or anything to choose one on, and numbers out of range.
-
-    Raises:
-        UsageError: with what is wrong.
-    """
-    for option, number in (
-        ("--threshold", options.threshold),
-        ("--cascade-loss", options.cascade_loss),
-    ):
-        if number is not None and not 0 <= number <= 1:
-            raise UsageError(f"{option} {number}: is no share; expected a number from 0 to 1")
-    if options.threshold is not None and options.cascade_loss is not None:
-        raise UsageError(
-            "--threshold and --cascade-loss: the one names the threshold, the other chooses it; "
-            "expected one of both. Leave one out"
-        )
-    if options.cascade_loss is not None and holdout is None:
-        raise UsageError(
-            "--cascade: nothing says how sure a coarse answer must be; expected --holdout IMAGES, "
-            "labelled images to choose the threshold on, or --threshold X with X from 0 (coarse "
-            "branches only) to 1 (always all). Name one of both"
         )
 
 

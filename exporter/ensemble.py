@@ -6,13 +6,13 @@
           -> per branch file: network, temperature, prior -> fusion -> probabilities
 
 A branch trained at native resolution r gets exactly what its box had: the image area-averaged
-from R to r, then the bank of r.
+from R to r, then the bank of r. An ensemble for coarser cameras has their resolution in place of R,
+and a branch of a finer box the bank of that resolution.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto
@@ -24,47 +24,16 @@ from edge_stl.plan.networks import multiply_adds
 from exporter import names
 from exporter._analysis import BankNodes
 from exporter._cascade import Pooling, add_cascade, stages_of
-from exporter._fusion_nodes import add_answer, add_member
+from exporter._fusion_nodes import add_answer, add_probabilities, add_vote
 from exporter._graph import Graph, value
+from exporter._median_nodes import add_median
 from exporter._network import add_network
 from exporter.manifest import canonical_json
+from exporter.options import Cascade, Layout, Options, native_in
 from exporter.read import BranchFile
 
 
-Layout = Literal["nhwc", "nchw"]
 PIXEL_SCALE = 255.0
-
-
-@dataclass(frozen=True)
-class Options:
-    """How branch files become an ensemble; stored in it, so that `--remove` can do it again.
-
-    Attributes:
-        weights: the rule.
-        layout: order of the input's axes.
-        threshold: of a cascade, 0..1, where it was named.
-        cascade_loss: accuracy that a cascade may lose on the holdout, 0..1, where its threshold
-            comes from there. With neither there is no cascade; both together cannot be.
-    """
-
-    weights: str = "reliability"
-    layout: Layout = "nhwc"
-    threshold: float | None = None
-    cascade_loss: float | None = None
-
-    @property
-    def cascade(self) -> bool:
-        """Return whether the ensemble is a cascade."""
-        return self.threshold is not None or self.cascade_loss is not None
-
-    def to_document(self) -> dict[str, Any]:
-        """Return plain JSON values; what is not used is left out, so that old bytes stay."""
-        document: dict[str, Any] = {"weights": self.weights, "layout": self.layout}
-        if self.threshold is not None:
-            document["threshold"] = self.threshold
-        if self.cascade_loss is not None:
-            document["cascade_loss"] = self.cascade_loss
-        return document
 
 
 @dataclass(frozen=True)
@@ -84,48 +53,6 @@ class Fitted:
         return {"images": self.images, "bias": list(self.bias)}
 
 
-@dataclass(frozen=True)
-class Cascade:
-    """What a cascade keeps of how its threshold came to be.
-
-    Attributes:
-        threshold: above which a coarse answer is sure enough, 0..1.
-        images: of the holdout that it was chosen on; none where it was named.
-    """
-
-    threshold: float
-    images: int | None = None
-
-    def to_document(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        document: dict[str, Any] = {"threshold": self.threshold}
-        if self.images is not None:
-            document["images"] = self.images
-        return document
-
-
-def cascade_in(record: dict[str, Any], options: Options) -> Cascade | None:
-    """Return what an ensemble's record keeps of its cascade.
-
-    Raises:
-        KeyError: there is nothing, and the options ask for a cascade.
-        TypeError: a number is none.
-        ValueError: it is there without such options, or its numbers cannot be.
-    """
-    if not options.cascade:
-        if "cascade" in record:
-            raise ValueError("a cascade, but no option that asks for one")
-        return None
-    kept = record["cascade"]
-    threshold, images = float(kept["threshold"]), kept.get("images")
-    chosen = options.cascade_loss is not None
-    sound = math.isfinite(threshold) and 0 <= threshold <= 1
-    named = chosen or threshold == options.threshold
-    if not sound or not named or chosen != (images is not None and int(images) > 0):
-        raise ValueError(f"a cascade with threshold {threshold}, from {images} images")
-    return Cascade(threshold, None if images is None else int(images))
-
-
 def build_ensemble(
     files: Sequence[BranchFile],
     weights: Sequence[float],
@@ -139,16 +66,16 @@ def build_ensemble(
     """Return the bytes of the ensemble of these branch files, in the order given.
 
     Args:
-        files: of one plan, each ``branch.box`` once.
-        weights: one per file.
-        options: layout and the rule the weights came from.
+        files: of one plan, each ``branch.box`` once, of bands that exist at its resolution.
+        weights: one per file; what a robust rule does not read.
+        options: layout, resolution, and the rule the weights came from.
         scale: a of the fusion.
         fitted: what came from a holdout beside the weights; without it the biases are 0.
         cascade: makes the finer branches wait until the coarse ones are not sure.
         made_by: the version of edge-stl that is recorded as its maker.
     """
     plan = files[0].plan
-    side, channels = plan.input.resolution, plan.input.channels
+    side, channels = options.side(plan), plan.input.channels
     graph = Graph()
     pixels = _add_pixels(graph, options.layout)
     work: dict[int, int] = {}
@@ -156,23 +83,26 @@ def build_ensemble(
     def add_members(where: Graph, index: Sequence[int], prefix: str) -> list[tuple[str, str]]:
         """Add some files and the banks that they read; return row and vote of each."""
         some = [files[i] for i in index]
-        banks = _add_banks(where, plan, some, pixels, prefix)
+        banks = _add_banks(where, plan, some, options, pixels, prefix)
         work[index[0]] = sum(b.multiply_adds for b in banks.values()) + sum(map(_work, some))
         return [
-            _add_branch(where, plan, f, weights[i], banks[f.manifest.native_resolution])
+            _add_branch(where, plan, f, weights[i], options, banks[native_in(f, options)])
             for i, f in zip(index, some, strict=True)
         ]
 
+    members = [f.manifest.member() for f in files]
     prior, bias = class_prior(plan), fitted.bias if fitted else None
     stages = stages_of(files) if cascade else ()
     if cascade:
-        members = [f.manifest.member() for f in files]
         factors = stage_factors(members, weights, [stage.members for stage in stages])
         pooling = Pooling(prior, bias, [scale * factor for factor in factors])
         add_cascade(graph, stages, add_members, pooling, threshold=cascade.threshold)
     else:
         rows, votes = zip(*add_members(graph, range(len(files)), ""), strict=True)
-        add_answer(graph, rows, votes, prior=prior, bias=bias, scale=scale)
+        if options.robust is None:
+            add_answer(graph, rows, votes, prior=prior, bias=bias, scale=scale)
+        else:
+            add_median(graph, rows, members, prior=prior)
     shape: list[str | int] = ["batch", side, side, channels]
     if options.layout == "nchw":
         shape = ["batch", channels, side, side]
@@ -212,7 +142,7 @@ def class_prior(plan: Plan) -> list[float]:
 
 
 def _add_pixels(graph: Graph, layout: Layout) -> str:
-    """Add what turns the input into ``(N, C, R, R)`` float32 in 0..1."""
+    """Add what turns the input into ``(N, C, r, r)`` float32 in 0..1."""
     pixels = graph.node("Cast", [names.ENSEMBLE_INPUT], "pixels", to=TensorProto.FLOAT)
     if layout == "nhwc":
         pixels = graph.node("Transpose", [pixels], "planes", perm=[0, 3, 1, 2])
@@ -221,13 +151,18 @@ def _add_pixels(graph: Graph, layout: Layout) -> str:
 
 
 def _add_banks(
-    graph: Graph, plan: Plan, files: Sequence[BranchFile], pixels: str, prefix: str
+    graph: Graph,
+    plan: Plan,
+    files: Sequence[BranchFile],
+    options: Options,
+    pixels: str,
+    prefix: str,
 ) -> dict[int, BankNodes]:
     """Add one bank per native resolution of these files; names begin with ``prefix``."""
     banks = {}
-    for resolution in sorted({f.manifest.native_resolution for f in files}):
+    for resolution in sorted({native_in(f, options) for f in files}):
         own = f"{prefix}native{resolution}/"
-        factor = plan.input.resolution // resolution
+        factor = options.side(plan) // resolution
         image = pixels
         if factor > 1:
             image = graph.node(
@@ -240,7 +175,7 @@ def _add_banks(
         wanted = {
             band
             for f in files
-            if f.manifest.native_resolution == resolution
+            if native_in(f, options) == resolution
             for band in plan.branch(f.manifest.branch).bands
         }
         banks[resolution] = BankNodes(
@@ -257,9 +192,10 @@ def _add_banks(
 
 
 def _add_branch(
-    graph: Graph, plan: Plan, file: BranchFile, weight: float, bank: BankNodes
+    graph: Graph, plan: Plan, file: BranchFile, weight: float, options: Options, bank: BankNodes
 ) -> tuple[str, str]:
-    branch = plan.branch(file.manifest.branch)
+    """Add a branch; return its row ``(N, 1, K)`` and its vote ``(N, K)``, none under a median."""
+    branch, member = plan.branch(file.manifest.branch), file.manifest.member()
     prefix = f"{file.manifest.id}/"
     logits = add_network(
         graph,
@@ -271,7 +207,10 @@ def _add_branch(
         prefix=prefix,
         output=f"{prefix}{names.BRANCH_OUTPUT}",
     )
-    return add_member(graph, file.manifest.member(), weight, prefix=prefix, logits=logits)
+    said = add_probabilities(graph, member, prefix=prefix, logits=logits)
+    if options.robust is not None:
+        return said.row, ""
+    return said.row, add_vote(graph, member, weight, said, prefix=prefix)
 
 
 def _work(file: BranchFile) -> int:
@@ -298,7 +237,8 @@ def _record(
         "scale": scale,
         "made_by": made_by,
         "members": [
-            {"manifest": f.manifest.to_document(), "sha256": f.sha256, "weight": w}
+            {"manifest": f.manifest.to_document(), "sha256": f.sha256}
+            | ({"weight": w} if options.robust is None else {})
             for f, w in zip(files, weights, strict=True)
         ],
     }

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from edge_stl.errors import DataError, UsageError
 from edge_stl.fusion import Member, reliability_weights
-from exporter.ensemble import Fitted, Options, build_ensemble, class_prior
+from exporter.ensemble import Fitted, build_ensemble, class_prior
+from exporter.options import Options
 from exporter.read import BranchFile
 
 
@@ -114,13 +115,18 @@ def need_scipy() -> None:
 
 
 def answer_holdout(
-    files: Sequence[BranchFile], folder: Path, *, progress: Progress | None = None
+    files: Sequence[BranchFile],
+    folder: Path,
+    *,
+    resolution: int | None = None,
+    progress: Progress | None = None,
 ) -> Answered:
     """Run every branch on labelled images, once, inside a plain ensemble.
 
     Args:
         files: of one plan, in the order of the ensemble.
         folder: class folders, or images with ``labels.csv``.
+        resolution: of the ensemble's input, where that is not the plan's.
         progress: called with images done and images in all.
 
     Raises:
@@ -130,7 +136,7 @@ def answer_holdout(
     from edge_stl.predict import Ensemble, evaluate
 
     equal = [1 / len(files)] * len(files)  # weights change nothing in what a branch says
-    model = build_ensemble(files, equal, options=Options(), scale=1.0)
+    model = build_ensemble(files, equal, options=Options(resolution=resolution), scale=1.0)
     seen = evaluate(Ensemble(model), folder, progress=progress)
     classes = len(np.unique(seen.labels))
     if len(seen.labels) < FEWEST or classes < 2:  # noqa: PLR2004

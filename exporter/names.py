@@ -31,7 +31,7 @@ THRESHOLD = "confidence_threshold"
 PORTABLE_OPERATORS = frozenset({
     "Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "Div", "Flatten", "Gather", "Gemm",
     "Greater", "Identity", "Log", "MatMul", "MaxPool", "Mul", "ReduceMax", "ReduceMin", "Relu",
-    "Slice", "Softmax", "Sub", "Sum", "Transpose", "Unsqueeze",
+    "Slice", "Softmax", "Sub", "Sum", "TopK", "Transpose", "Unsqueeze",
 })  # fmt: skip
 """What our graphs may hold: every target of `check` knows them at opset 17."""
 
@@ -40,3 +40,5 @@ FITTED = "fitted"
 """The one rule that needs a holdout."""
 
 LAYOUTS = ("nhwc", "nchw")
+
+ROBUST_RULES = ("median",)
