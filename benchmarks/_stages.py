@@ -91,8 +91,8 @@ def agent(
 
 def merge(*, files: list[str], ensemble: str) -> dict[str, Any]:
     """Merge branch files and write the ensemble; return its ``bytes`` and ``seconds``."""
-    from exporter.ensemble import Options
     from exporter.merge import merge_paths
+    from exporter.options import Options
 
     began = time.monotonic()
     merged = merge_paths([Path(f) for f in files], options=Options())

@@ -21,8 +21,8 @@ from edge_stl.fusion import DATA_FREE, score
 from edge_stl.fusion.fitted import answers, votes_of
 from edge_stl.plan import Plan, new_plan, plan_from_document, plan_toml
 from edge_stl.predict import Ensemble, evaluate
-from exporter.ensemble import Options
 from exporter.merge import Merged, merge_paths
+from exporter.options import Options
 
 
 RULE = "geometric"

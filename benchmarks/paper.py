@@ -33,8 +33,8 @@ from edge_stl.fusion.fitted import answers, fit_weights, votes_of
 from edge_stl.images import class_names
 from edge_stl.plan import Plan, new_plan, plan_from_document, plan_toml
 from edge_stl.predict import Ensemble, Evaluation, evaluate
-from exporter.ensemble import Options
 from exporter.merge import Merged, merge_paths
+from exporter.options import Options
 
 
 SELECT_SHARE = 6

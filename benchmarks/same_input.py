@@ -25,8 +25,8 @@ from edge_stl.images import fit_square, scan
 from edge_stl.plan import Plan, new_plan, plan_toml
 from edge_stl.predict import Ensemble
 from exporter._session import run
-from exporter.ensemble import Options
 from exporter.merge import merge_paths
+from exporter.options import Options
 from exporter.read import BranchFile, read_branch
 from exporter.split import branch_bytes
 

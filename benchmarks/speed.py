@@ -25,8 +25,8 @@ from edge_stl.bands import Transform, bank
 from edge_stl.branch import Settings, Trainer
 from edge_stl.plan import Plan, new_plan
 from edge_stl.predict import Ensemble
-from exporter.ensemble import Options
 from exporter.merge import merge_paths
+from exporter.options import Options
 
 
 REPEATS = 15

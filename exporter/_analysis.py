@@ -30,6 +30,9 @@ class BankNodes:
         resolution: r, the native resolution.
         input_name: ``(N, C, r, r)`` float32 in 0..1.
         prefix: put before every name.
+
+    Attributes:
+        multiply_adds: of its convolutions, for one image.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class BankNodes:
         self._graph = graph
         self._channels = channels
         self._prefix = prefix
+        self.multiply_adds = 0
         self._value_of: dict[str, str] = {}
         self._members: dict[str, list[str]] = {}
         filters = bank(transform, native_level=native_level, bands=bands).bands
@@ -75,6 +79,7 @@ class BankNodes:
         if stride == 1:  # the image itself: the one band that exists at its own resolution
             return input_name
         graph, name = self._graph, f"{self._prefix}stride{stride}"
+        self.multiply_adds += self._work(group, stride, resolution)
         rows = [[t[0].folded(resolution) for t in band.analysis] for band in group]
         cols = [[t[1].folded(resolution) for t in band.analysis] for band in group]
         wrapped = self._wrap(input_name, rows[0][0], resolution, axis=2, name=f"{name}/rows")
@@ -94,6 +99,14 @@ class BankNodes:
             strides=[1, stride],
             group=len(group) * self._channels,
         )
+
+    def _work(self, group: list[Band], stride: int, resolution: int) -> int:
+        """Return the multiply-adds of the two convolutions of bands of one size."""
+        rows, cols = (len(term.folded(resolution).taps) for term in group[0].analysis[0])
+        planes, height = len(group) * self._channels, resolution // stride
+        terms = len(group[0].analysis)
+        along_rows = planes * terms * self._channels * rows * height * resolution
+        return along_rows + planes * terms * cols * height * height
 
     def _row_kernel(self, rows: list[list[Filter]]) -> NDArray[np.float32]:
         taps = _stack(rows)  # (B, T, L)

@@ -11,6 +11,7 @@ Temperature, prior and weight are initializers of their own, so that they can be
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,20 +20,29 @@ from exporter import names
 from exporter._graph import Graph
 
 
-def add_member(
-    graph: Graph, member: Member, weight: float, *, prefix: str, logits: str
-) -> tuple[str, str]:
-    """Add one branch file's probabilities and weighted evidence.
+@dataclass(frozen=True)
+class Said:
+    """The values of one branch file's p.
+
+    Attributes:
+        seen: ``(N, |S|)``, over the classes it saw.
+        all: ``(N, K)``, 0 elsewhere.
+        row: ``(N, 1, K)``, the same.
+    """
+
+    seen: str
+    all: str
+    row: str
+
+
+def add_probabilities(graph: Graph, member: Member, *, prefix: str, logits: str) -> Said:
+    """Add one branch file's probabilities p.
 
     Args:
         graph: what the nodes are added to.
         member: the branch file.
-        weight: w.
         prefix: like ``fine.cam07/``.
         logits: the value ``(N, K)``.
-
-    Returns:
-        the values ``(N, 1, K)`` of p and ``(N, K)`` of ``w * evidence``.
     """
     current = logits
     if len(member.seen) < len(member.counts):
@@ -46,20 +56,33 @@ def add_member(
     all_p = _spread(graph, seen_p, member, f"{prefix}probabilities", prefix)
     axis = graph.constant("int.1", np.array([1], dtype=np.int64))
     row = graph.node("Unsqueeze", [all_p, axis], f"{prefix}row")
+    return Said(seen_p, all_p, row)
+
+
+def add_vote(graph: Graph, member: Member, weight: float, said: Said, *, prefix: str) -> str:
+    """Add one branch file's weighted evidence and return the value ``(N, K)`` of it.
+
+    Args:
+        graph: what the nodes are added to.
+        member: the branch file.
+        weight: w.
+        said: its probabilities.
+        prefix: like ``fine.cam07/``.
+    """
     if len(member.seen) == 1:  # nothing to tell the class apart from: its vote is p times 0
         silent = graph.constant(f"{prefix}weight", np.array(0, np.float32))
-        return row, graph.node("Mul", [all_p, silent], f"{prefix}vote")
+        return graph.node("Mul", [said.all, silent], f"{prefix}vote")
     low = graph.constant("fusion/clip.low", np.array(CLIP, np.float32))
     high = graph.constant("fusion/clip.high", np.array(1 - CLIP, np.float32))
     one = graph.constant("fusion/one", np.array(1, np.float32))
-    q = graph.node("Clip", [seen_p, low, high], f"{prefix}q")
+    q = graph.node("Clip", [said.seen, low, high], f"{prefix}q")
     log_q = graph.node("Log", [q], f"{prefix}log_q")
     rest = graph.node("Sub", [one, q], f"{prefix}rest")
     log_rest = graph.node("Log", [rest], f"{prefix}log_rest")
     odds = graph.node("Sub", [log_q, log_rest], f"{prefix}log_odds")
     odds = _spread(graph, odds, member, f"{prefix}evidence", prefix)
     w = graph.constant(f"{prefix}weight", np.array(weight, np.float32))
-    return row, graph.node("Mul", [odds, w], f"{prefix}vote")
+    return graph.node("Mul", [odds, w], f"{prefix}vote")
 
 
 def _spread(graph: Graph, value: str, member: Member, output: str, prefix: str) -> str:
@@ -92,14 +115,40 @@ def add_answer(
         bias: b, K numbers; none are zeros.
         scale: a.
     """
-    share = np.asarray(prior, dtype=np.float64)
-    log_share = graph.constant("fusion/log_prior", np.log(share / share.sum()).astype(np.float32))
-    offsets = np.zeros(len(share)) if bias is None else np.asarray(bias)
-    b = graph.constant("fusion/bias", offsets.astype(np.float32))
-    a = graph.constant("fusion/scale", np.array(scale, np.float32))
     graph.node("Concat", list(rows), names.BRANCH_PROBABILITIES, axis=1)
-    base = graph.node("Add", [log_share, b], "fusion/base")
-    total = graph.node("Sum", list(votes), "fusion/votes")
-    scaled = graph.node("Mul", [total, a], "fusion/scaled")
-    score = graph.node("Add", [scaled, base], "fusion/score")
-    graph.node("Softmax", [score], names.PROBABILITIES, axis=1)
+    add_pool(graph, votes, prior=prior, bias=bias, scale=scale, output=names.PROBABILITIES)
+
+
+def add_pool(
+    graph: Graph,
+    votes: Sequence[str],
+    *,
+    prior: Sequence[float],
+    bias: Sequence[float] | None,
+    scale: float,
+    output: str,
+    prefix: str = "",
+) -> str:
+    """Add what turns votes into probabilities ``(N, K)``, named ``output``; as `add_answer`.
+
+    Args:
+        graph: what the nodes are added to.
+        votes: ``(N, K)`` per member.
+        prior: K shares of the classes.
+        bias: b, K numbers; none are zeros.
+        scale: a.
+        output: name of the value.
+        prefix: put before the names of what stands once for every stage of a cascade.
+    """
+    share = np.asarray(prior, dtype=np.float64)
+    log_share = graph.constant(
+        f"{prefix}fusion/log_prior", np.log(share / share.sum()).astype(np.float32)
+    )
+    offsets = np.zeros(len(share)) if bias is None else np.asarray(bias)
+    b = graph.constant(f"{prefix}fusion/bias", offsets.astype(np.float32))
+    a = graph.constant(f"{prefix}fusion/scale", np.array(scale, np.float32))
+    base = graph.node("Add", [log_share, b], f"{prefix}fusion/base")
+    total = graph.node("Sum", list(votes), f"{prefix}fusion/votes")
+    scaled = graph.node("Mul", [total, a], f"{prefix}fusion/scaled")
+    score = graph.node("Add", [scaled, base], f"{prefix}fusion/score")
+    return graph.node("Softmax", [score], output, axis=1)

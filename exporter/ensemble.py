@@ -6,41 +6,34 @@
           -> per branch file: network, temperature, prior -> fusion -> probabilities
 
 A branch trained at native resolution r gets exactly what its box had: the image area-averaged
-from R to r, then the bank of r.
+from R to r, then the bank of r. An ensemble for coarser cameras has their resolution in place of R,
+and a branch of a finer box the bank of that resolution.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto
 
 from edge_stl import __version__
+from edge_stl.fusion import stage_factors
 from edge_stl.plan import Plan
+from edge_stl.plan.networks import multiply_adds
 from exporter import names
 from exporter._analysis import BankNodes
-from exporter._fusion_nodes import add_answer, add_member
+from exporter._cascade import Pooling, add_cascade, stages_of
+from exporter._fusion_nodes import add_answer, add_probabilities, add_vote
 from exporter._graph import Graph, value
+from exporter._median_nodes import add_median
 from exporter._network import add_network
 from exporter.manifest import canonical_json
+from exporter.options import Cascade, Layout, Options, native_in
 from exporter.read import BranchFile
 
 
-Layout = Literal["nhwc", "nchw"]
 PIXEL_SCALE = 255.0
-
-
-@dataclass(frozen=True)
-class Options:
-    """How branch files become an ensemble; stored in it, so that `--remove` can do it again."""
-
-    weights: str = "reliability"
-    layout: Layout = "nhwc"
-
-    def to_document(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {"weights": self.weights, "layout": self.layout}
 
 
 @dataclass(frozen=True)
@@ -67,41 +60,78 @@ def build_ensemble(
     options: Options,
     scale: float,
     fitted: Fitted | None = None,
+    cascade: Cascade | None = None,
     made_by: str = __version__,
 ) -> bytes:
     """Return the bytes of the ensemble of these branch files, in the order given.
 
     Args:
-        files: of one plan, each ``branch.box`` once.
-        weights: one per file.
-        options: layout and the rule the weights came from.
+        files: of one plan, each ``branch.box`` once, of bands that exist at its resolution.
+        weights: one per file; what a robust rule does not read.
+        options: layout, resolution, and the rule the weights came from.
         scale: a of the fusion.
         fitted: what came from a holdout beside the weights; without it the biases are 0.
+        cascade: makes the finer branches wait until the coarse ones are not sure.
         made_by: the version of edge-stl that is recorded as its maker.
     """
     plan = files[0].plan
-    side, channels = plan.input.resolution, plan.input.channels
+    side, channels = options.side(plan), plan.input.channels
     graph = Graph()
-    banks = _add_banks(graph, plan, files, options.layout)
-    rows, votes = [], []
-    for file, weight in zip(files, weights, strict=True):
-        row, vote = _add_branch(graph, plan, file, weight, banks[file.manifest.native_resolution])
-        rows.append(row)
-        votes.append(vote)
-    bias = fitted.bias if fitted else None
-    add_answer(graph, rows, votes, prior=class_prior(plan), bias=bias, scale=scale)
+    pixels = _add_pixels(graph, options.layout)
+    work: dict[int, int] = {}
+
+    def add_members(where: Graph, index: Sequence[int], prefix: str) -> list[tuple[str, str]]:
+        """Add some files and the banks that they read; return row and vote of each."""
+        some = [files[i] for i in index]
+        banks = _add_banks(where, plan, some, options, pixels, prefix)
+        work[index[0]] = sum(b.multiply_adds for b in banks.values()) + sum(map(_work, some))
+        return [
+            _add_branch(where, plan, f, weights[i], options, banks[native_in(f, options)])
+            for i, f in zip(index, some, strict=True)
+        ]
+
+    members = [f.manifest.member() for f in files]
+    prior, bias = class_prior(plan), fitted.bias if fitted else None
+    stages = stages_of(files) if cascade else ()
+    if cascade:
+        factors = stage_factors(members, weights, [stage.members for stage in stages])
+        pooling = Pooling(prior, bias, [scale * factor for factor in factors])
+        add_cascade(graph, stages, add_members, pooling, threshold=cascade.threshold)
+    else:
+        rows, votes = zip(*add_members(graph, range(len(files)), ""), strict=True)
+        if options.robust is None:
+            add_answer(graph, rows, votes, prior=prior, bias=bias, scale=scale)
+        else:
+            add_median(graph, rows, members, prior=prior)
     shape: list[str | int] = ["batch", side, side, channels]
     if options.layout == "nchw":
         shape = ["batch", channels, side, side]
     classes = len(plan.classes)
+    record = _record(plan, files, weights, options, scale, made_by)
+    if fitted:  # absent otherwise, so that ensembles without a holdout keep their bytes
+        record["holdout"] = fitted.to_document()
+    if cascade:
+        record["cascade"] = cascade.to_document() | {
+            "stages": [
+                {
+                    "resolution": stage.resolution,
+                    "branches": [files[i].manifest.id for i in stage.members],
+                    "multiply_adds": work[stage.members[0]],
+                }
+                for stage in stages
+            ]
+        }
     return graph.model(
         name=plan.name,
-        inputs=[value(names.ENSEMBLE_INPUT, TensorProto.UINT8, shape)],
+        inputs=[
+            value(names.ENSEMBLE_INPUT, TensorProto.UINT8, shape),
+            *([value(names.THRESHOLD, TensorProto.FLOAT, [])] if cascade else []),
+        ],
         outputs=[
             value(names.PROBABILITIES, TensorProto.FLOAT, ["batch", classes]),
             value(names.BRANCH_PROBABILITIES, TensorProto.FLOAT, ["batch", len(files), classes]),
         ],
-        metadata=_metadata(plan, files, weights, options, scale, fitted, made_by),
+        metadata=_metadata(plan, record),
     )
 
 
@@ -111,31 +141,41 @@ def class_prior(plan: Plan) -> list[float]:
     return [1.0 if prior is None else prior[name] for name in plan.classes]
 
 
-def _add_banks(
-    graph: Graph, plan: Plan, files: Sequence[BranchFile], layout: Layout
-) -> dict[int, BankNodes]:
+def _add_pixels(graph: Graph, layout: Layout) -> str:
+    """Add what turns the input into ``(N, C, r, r)`` float32 in 0..1."""
     pixels = graph.node("Cast", [names.ENSEMBLE_INPUT], "pixels", to=TensorProto.FLOAT)
     if layout == "nhwc":
         pixels = graph.node("Transpose", [pixels], "planes", perm=[0, 3, 1, 2])
     top = graph.constant("pixel.scale", np.array(PIXEL_SCALE, np.float32))
-    pixels = graph.node("Div", [pixels, top], "unit")
+    return graph.node("Div", [pixels, top], "unit")
+
+
+def _add_banks(
+    graph: Graph,
+    plan: Plan,
+    files: Sequence[BranchFile],
+    options: Options,
+    pixels: str,
+    prefix: str,
+) -> dict[int, BankNodes]:
+    """Add one bank per native resolution of these files; names begin with ``prefix``."""
     banks = {}
-    for resolution in sorted({f.manifest.native_resolution for f in files}):
-        prefix = f"native{resolution}/"
-        factor = plan.input.resolution // resolution
+    for resolution in sorted({native_in(f, options) for f in files}):
+        own = f"{prefix}native{resolution}/"
+        factor = options.side(plan) // resolution
         image = pixels
         if factor > 1:
             image = graph.node(
                 "AveragePool",
                 [pixels],
-                f"{prefix}image",
+                f"{own}image",
                 kernel_shape=[factor, factor],
                 strides=[factor, factor],
             )
         wanted = {
             band
             for f in files
-            if f.manifest.native_resolution == resolution
+            if native_in(f, options) == resolution
             for band in plan.branch(f.manifest.branch).bands
         }
         banks[resolution] = BankNodes(
@@ -146,15 +186,16 @@ def _add_banks(
             channels=plan.input.channels,
             resolution=resolution,
             input_name=image,
-            prefix=prefix,
+            prefix=own,
         )
     return banks
 
 
 def _add_branch(
-    graph: Graph, plan: Plan, file: BranchFile, weight: float, bank: BankNodes
+    graph: Graph, plan: Plan, file: BranchFile, weight: float, options: Options, bank: BankNodes
 ) -> tuple[str, str]:
-    branch = plan.branch(file.manifest.branch)
+    """Add a branch; return its row ``(N, 1, K)`` and its vote ``(N, K)``, none under a median."""
+    branch, member = plan.branch(file.manifest.branch), file.manifest.member()
     prefix = f"{file.manifest.id}/"
     logits = add_network(
         graph,
@@ -166,31 +207,44 @@ def _add_branch(
         prefix=prefix,
         output=f"{prefix}{names.BRANCH_OUTPUT}",
     )
-    return add_member(graph, file.manifest.member(), weight, prefix=prefix, logits=logits)
+    said = add_probabilities(graph, member, prefix=prefix, logits=logits)
+    if options.robust is not None:
+        return said.row, ""
+    return said.row, add_vote(graph, member, weight, said, prefix=prefix)
 
 
-def _metadata(
+def _work(file: BranchFile) -> int:
+    """Return the multiply-adds of a branch's network for one image."""
+    plan = file.plan
+    branch = plan.branch(file.manifest.branch)
+    return multiply_adds(
+        plan.layers(branch), channels=plan.band_channels(branch), size=plan.band_size(branch)
+    )
+
+
+def _record(
     plan: Plan,
     files: Sequence[BranchFile],
     weights: Sequence[float],
     options: Options,
     scale: float,
-    fitted: Fitted | None,
     made_by: str,
-) -> dict[str, str]:
-    record: dict[str, Any] = {
+) -> dict[str, Any]:
+    return {
         "plan": plan.to_document(),
         "plan_digest": plan.digest,
         "options": options.to_document(),
         "scale": scale,
         "made_by": made_by,
         "members": [
-            {"manifest": f.manifest.to_document(), "sha256": f.sha256, "weight": w}
+            {"manifest": f.manifest.to_document(), "sha256": f.sha256}
+            | ({"weight": w} if options.robust is None else {})
             for f, w in zip(files, weights, strict=True)
         ],
     }
-    if fitted:  # absent otherwise, so that ensembles without a holdout keep their bytes
-        record["holdout"] = fitted.to_document()
+
+
+def _metadata(plan: Plan, record: dict[str, Any]) -> dict[str, str]:
     return {
         names.KEY_FORMAT: str(names.FORMAT),
         names.KEY_KIND: names.ENSEMBLE,

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from edge_stl.errors import DataError, UsageError
 from edge_stl.fusion import Member, reliability_weights
-from exporter.ensemble import Fitted, Options, build_ensemble, class_prior
+from exporter.ensemble import Fitted, build_ensemble, class_prior
+from exporter.options import Options
 from exporter.read import BranchFile
 
 
@@ -71,6 +72,21 @@ class Holdout:
     left_out: dict[str, int]
 
 
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """What the branches say to a holdout; no name of an image and no order of files is in it.
+
+    Attributes:
+        branch_probabilities: ``(N, members, K)``.
+        labels: ``(N,)``.
+        left_out: files not used, by reason.
+    """
+
+    branch_probabilities: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    left_out: dict[str, int]
+
+
 @dataclass(frozen=True)
 class Fitting:
     """The numbers for the graph, and the report.
@@ -98,52 +114,64 @@ def need_scipy() -> None:
         raise UsageError("fitting weights needs scipy: pip install 'edge-stl[merge]'") from None
 
 
-def fit_on_holdout(
+def answer_holdout(
     files: Sequence[BranchFile],
     folder: Path,
     *,
-    scale: float,
+    resolution: int | None = None,
     progress: Progress | None = None,
-) -> Fitting:
-    """Fit the weights of branch files and the biases of the classes on labelled images.
-
-    The branches run once: an ensemble with reliability weights, where the fit starts, answers
-    every image, and all fits work on what its branches said. A box with a single class adds no
-    evidence and weighs 0.
+) -> Answered:
+    """Run every branch on labelled images, once, inside a plain ensemble.
 
     Args:
         files: of one plan, in the order of the ensemble.
         folder: class folders, or images with ``labels.csv``.
-        scale: a of the fusion.
+        resolution: of the ensemble's input, where that is not the plan's.
         progress: called with images done and images in all.
 
     Raises:
-        UsageError: scipy is not installed.
         DataError: the folder cannot be used, has fewer than `FEWEST` images or one class only.
     """
-    need_scipy()
-    from edge_stl.fusion.crossfit import cross_fit, in_order
-    from edge_stl.fusion.fitted import fit_weights
+    from edge_stl.fusion.crossfit import in_order
     from edge_stl.predict import Ensemble, evaluate
 
-    members = [f.manifest.member() for f in files]
-    start = np.array(
-        [w * (len(m.seen) > 1) for w, m in zip(reliability_weights(members), members, strict=True)]
-    )
-    plan = files[0].plan
-    prior = np.array(class_prior(plan))
-    model = build_ensemble(files, list(start), options=Options(), scale=scale)
+    equal = [1 / len(files)] * len(files)  # weights change nothing in what a branch says
+    model = build_ensemble(files, equal, options=Options(resolution=resolution), scale=1.0)
     seen = evaluate(Ensemble(model), folder, progress=progress)
-    counts = np.bincount(seen.labels, minlength=len(plan.classes))
-    if len(seen.labels) < FEWEST or np.count_nonzero(counts) < 2:  # noqa: PLR2004
+    classes = len(np.unique(seen.labels))
+    if len(seen.labels) < FEWEST or classes < 2:  # noqa: PLR2004
         raise DataError(
-            f"{folder}: a holdout of {len(seen.labels)} readable images of "
-            f"{np.count_nonzero(counts)} classes; expected at least {FEWEST} images of 2 classes "
-            "or more. Add labelled images, or choose --weights that need none"
+            f"{folder}: a holdout of {len(seen.labels)} readable images of {classes} classes; "
+            f"expected at least {FEWEST} images of 2 classes or more. Add labelled images, or "
+            "merge without a holdout"
         )
     order = in_order(seen.branch_probabilities, seen.labels)
+    return Answered(seen.branch_probabilities[order], seen.labels[order], seen.left_out)
+
+
+def fit_on_holdout(files: Sequence[BranchFile], seen: Answered, *, scale: float) -> Fitting:
+    """Fit the weights of branch files and the biases of the classes on labelled images.
+
+    The fit starts at reliability weights. A box with a single class adds no evidence and weighs 0.
+
+    Args:
+        files: of one plan, in the order of the ensemble.
+        seen: what they say to the holdout.
+        scale: a of the fusion.
+
+    Raises:
+        UsageError: scipy is not installed.
+    """
+    need_scipy()
+    from edge_stl.fusion.crossfit import cross_fit
+    from edge_stl.fusion.fitted import fit_weights
+
+    members, start = start_of(files)
+    plan = files[0].plan
+    prior = np.array(class_prior(plan))
+    counts = np.bincount(seen.labels, minlength=len(plan.classes))
     # The fit knows no scale: with evidence times a, its weights are those of the graph.
-    p, labels = seen.branch_probabilities[order], seen.labels[order]
+    p, labels = seen.branch_probabilities, seen.labels
     fit = fit_weights(p, labels, members, start=scale * start, prior=prior)
     weights = _rounded(fit.weights / scale)
     bias = _rounded(fit.bias)
@@ -164,6 +192,15 @@ def fit_on_holdout(
             left_out=seen.left_out,
         ),
     )
+
+
+def start_of(files: Sequence[BranchFile]) -> tuple[list[Member], NDArray[np.float64]]:
+    """Return the members and the weights where a fit of them starts."""
+    members = [f.manifest.member() for f in files]
+    weights = [
+        w * (len(m.seen) > 1) for w, m in zip(reliability_weights(members), members, strict=True)
+    ]
+    return members, np.array(weights)
 
 
 def _rounded(values: NDArray[np.float64]) -> tuple[float, ...]:

@@ -8,7 +8,10 @@ from edge_stl.fusion import largest_change
 from exporter import names
 from exporter.manifest import Manifest, sha256
 from exporter.read import Unusable, branch_from_bytes, kind_of, parse_model, read_bytes
-from exporter.split import members_of
+from exporter.split import Content, ensemble_record, members_of
+
+
+_UNWEIGHTED = {"weight": None, "largest_change": None}
 
 
 def inspect_path(path: Path) -> dict[str, Any]:
@@ -39,16 +42,21 @@ def inspect_path(path: Path) -> dict[str, Any]:
         }
         if document["kind"] == names.BRANCH:
             file = branch_from_bytes(data, name=path.name)
-            plan = file.plan
+            plan, side = file.plan, file.plan.input.resolution
             document["branches"] = [_branch(file.manifest, file.sha256, file.bytes, None)]
         elif document["kind"] == names.ENSEMBLE:
             content = members_of(data, name=path.name)
-            plan = content.plan
-            document["weights"] = content.options.weights
+            plan, side = content.plan, content.options.side(content.plan)
+            robust = content.options.robust
+            document["weights"] = content.options.weights if robust is None else None
             document["layout"] = content.options.layout
+            document["robust"] = robust
             document["holdout"] = content.fitted.to_document() if content.fitted else None
+            document["cascade"] = _cascade(content, ensemble_record(model, name=path.name))
             document["branches"] = [
                 _branch(f.manifest, f.sha256, f.bytes, weight, content.scale)
+                if robust is None
+                else _branch(f.manifest, f.sha256, f.bytes, None) | _UNWEIGHTED
                 for f, weight in zip(content.files, content.weights, strict=True)
             ]
         else:
@@ -60,10 +68,17 @@ def inspect_path(path: Path) -> dict[str, Any]:
         "classes": list(plan.classes),
         "plan": plan.name,
         "plan_digest": plan.digest,
-        "resolution": plan.input.resolution,
+        "resolution": side,
         "channels": plan.input.channels,
     }
     return document
+
+
+def _cascade(content: Content, record: dict[str, Any]) -> dict[str, Any] | None:
+    """Return threshold and stages as the record has them; `check` proves it is the graph's."""
+    if content.cascade is None:
+        return None
+    return {"images": None, **record["cascade"], "loss": content.options.cascade_loss}
 
 
 def _branch(

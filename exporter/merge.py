@@ -12,9 +12,22 @@ from edge_stl.fusion import DATA_FREE, largest_change, plan_weights
 from exporter import names
 from exporter._session import check_model
 from exporter.agree import Agreement, Refusal, agree, read_all
-from exporter.ensemble import Fitted, Options, build_ensemble
-from exporter.fitting import Holdout, Progress, fit_on_holdout
+from exporter.cascade_threshold import (
+    CascadeReport,
+    cascade_of,
+    need_stages,
+    need_threshold_again,
+)
+from exporter.ensemble import Fitted, build_ensemble
+from exporter.fitting import Holdout, Progress, answer_holdout, fit_on_holdout, need_scipy
 from exporter.manifest import sha256
+from exporter.options import (
+    Options,
+    need_compatible,
+    need_resolution,
+    split_by_resolution,
+    warnings_of,
+)
 from exporter.prove import prove, verify_vectors
 from exporter.read import BranchFile
 from exporter.split import Content, members_of
@@ -33,10 +46,12 @@ class Merged:
         sha256: of these bytes.
         options: rule and layout.
         files: the branch files in it, in order.
-        weights: one per file.
-        refused: files that were left out, with every reason.
+        weights: one per file; 0 under a robust rule, which weighs nothing.
+        refused: files that may not be merged, with every reason.
+        left_out: files whose bands do not exist at the ensemble's resolution.
         fitted: biases and what else came from a holdout; none with weights that need no data.
         holdout: what that is worth on images that the fit did not see; none likewise.
+        cascade: threshold, stages and what they save; none unless it is a cascade.
     """
 
     model: bytes
@@ -47,10 +62,23 @@ class Merged:
     refused: tuple[Refusal, ...]
     fitted: Fitted | None = None
     holdout: Holdout | None = None
+    left_out: tuple[BranchFile, ...] = ()
+    cascade: CascadeReport | None = None
 
-    def largest_change(self, index: int) -> float:
-        """Return by how much file ``index`` can move any probability."""
+    def largest_change(self, index: int) -> float | None:
+        """Return by how much file ``index`` can move any probability; none where no bound holds.
+
+        Under ``--robust median`` what a box can do depends on the others: it moves the median of
+        a class to a neighbouring value at most, however far that is.
+        """
+        if self.options.robust is not None:
+            return None
         return largest_change(self.weights[index], scale=SCALE)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Return what the options do not give for these files, a sentence each."""
+        return warnings_of(self.files, self.options)
 
 
 def merge_paths(
@@ -65,14 +93,15 @@ def merge_paths(
 
     Args:
         paths: branch files, in any order.
-        options: weight rule and layout.
+        options: weight rule, layout, resolution, robust rule.
         skip_refused: go on without the files that may not be merged.
-        holdout: folder of labelled images, for the rule ``fitted`` and no other.
+        holdout: folder of labelled images, for the rule ``fitted``, for the threshold of a
+            cascade, or both.
         progress: called with images of the holdout done and images in all.
 
     Raises:
         MergeRefused: files may not be merged and ``skip_refused`` is off, or none is left.
-        UsageError: the weight rule cannot be used, or not with or without a holdout.
+        UsageError: the options do not fit each other, the plan, or a holdout given or not.
         DataError: the holdout cannot be used.
     """
     files, refused = read_all(paths)
@@ -96,26 +125,49 @@ def merge_files(
     progress: Progress | None = None,
 ) -> Merged:
     """Merge branch files that were already read; as `merge_paths`."""
-    _need_both(options, holdout)
+    need_compatible(options, holdout)
     agreement = agree(files)
     agreement = replace(
         agreement,
         refused=tuple(sorted((*refused, *agreement.refused), key=lambda r: (r.file, r.reasons))),
     )
     _refuse(agreement, skip_refused=skip_refused)
-    kept = agreement.files
-    fitted, report = None, None
-    if holdout is None:
+    need_resolution(options, agreement.files[0].plan)
+    kept, left_out = split_by_resolution(agreement.files, options)
+    if options.cascade:
+        need_stages(kept)
+    weights: tuple[float, ...] = ()
+    fitted, report, seen = None, None, None
+    if options.weights != names.FITTED:
         weights = tuple(float(w) for w in weigh(kept, options))
-        verify_vectors(kept)
     else:
-        verify_vectors(kept)
-        fit = fit_on_holdout(kept, holdout, scale=SCALE, progress=progress)
+        need_scipy()
+    verify_vectors(kept)
+    if holdout is not None:
+        seen = answer_holdout(kept, holdout, resolution=options.resolution, progress=progress)
+    if options.weights == names.FITTED and seen is not None:
+        fit = fit_on_holdout(kept, seen, scale=SCALE)
         weights, fitted, report = fit.weights, fit.fitted, fit.report
-    model = build_ensemble(kept, weights, options=options, scale=SCALE, fitted=fitted)
+    cascade, saved = None, None
+    if options.cascade:
+        cascade, saved = cascade_of(kept, weights, options, seen, fitted, scale=SCALE)
+    model = build_ensemble(
+        kept, weights, options=options, scale=SCALE, fitted=fitted, cascade=cascade
+    )
     check_model(model, "ensemble")
-    prove(model, kept, weights, options=options, scale=SCALE, fitted=fitted)
-    return Merged(model, sha256(model), options, kept, weights, agreement.refused, fitted, report)
+    prove(model, kept, weights, options=options, scale=SCALE, fitted=fitted, cascade=cascade)
+    return Merged(
+        model=model,
+        sha256=sha256(model),
+        options=options,
+        files=kept,
+        weights=weights,
+        refused=agreement.refused,
+        fitted=fitted,
+        holdout=report,
+        left_out=left_out,
+        cascade=saved,
+    )
 
 
 def change_ensemble(
@@ -178,22 +230,9 @@ def change_ensemble(
     )
 
 
-def _need_both(options: Options, holdout: Path | None) -> None:
-    """Refuse fitted weights without a holdout, and a holdout that nothing would be fitted on."""
-    if options.weights == names.FITTED and holdout is None:
-        raise UsageError(
-            "--weights fitted: there is nothing to fit on; expected --holdout IMAGES, a folder of "
-            "labelled images. Name one, or choose another rule"
-        )
-    if options.weights != names.FITTED and holdout is not None:
-        raise UsageError(
-            f"--holdout: the rule {options.weights} needs no images; expected --weights fitted "
-            "beside it. Add that, or leave --holdout out"
-        )
-
-
 def _need_holdout_again(content: Content, wanted: Options, holdout: Path | None, name: str) -> None:
-    """Refuse to carry weights over to other branches than those they were fitted with."""
+    """Refuse to carry over to other branches what was fitted with these."""
+    need_threshold_again(content.options, content.cascade, wanted, holdout, name)
     if content.fitted is None or wanted.weights != names.FITTED or holdout is not None:
         return
     others = ", ".join(rule for rule in names.WEIGHT_RULES if rule != names.FITTED)
@@ -219,11 +258,13 @@ def _refuse(agreement: Agreement, *, skip_refused: bool) -> None:
 
 
 def weigh(files: Sequence[BranchFile], options: Options) -> NDArray[np.float64]:
-    """Return the weights ``(files,)`` that a rule without a holdout gives.
+    """Return the weights ``(files,)`` that a rule without a holdout gives, 0 if it weighs nothing.
 
     Raises:
         UsageError: the plan's weights were asked for, and it has none for these files.
     """
+    if options.robust is not None:
+        return np.zeros(len(files))
     members = [f.manifest.member() for f in files]
     if options.weights == "plan":
         declared = files[0].plan.fusion.weights

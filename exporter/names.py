@@ -25,11 +25,13 @@ BRANCH_OUTPUT = "logits"
 ENSEMBLE_INPUT = "image"
 PROBABILITIES = "probabilities"
 BRANCH_PROBABILITIES = "branch_probabilities"
+THRESHOLD = "confidence_threshold"
+"""Input of a cascade, a float32 scalar; with an initializer of its name, so it may be left out."""
 
 PORTABLE_OPERATORS = frozenset({
     "Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "Div", "Flatten", "Gather", "Gemm",
-    "Log", "MatMul", "MaxPool", "Mul", "Relu", "Slice", "Softmax", "Sub", "Sum", "Transpose",
-    "Unsqueeze",
+    "Greater", "Identity", "Log", "MatMul", "MaxPool", "Mul", "ReduceMax", "ReduceMin", "Relu",
+    "Slice", "Softmax", "Sub", "Sum", "TopK", "Transpose", "Unsqueeze",
 })  # fmt: skip
 """What our graphs may hold: every target of `check` knows them at opset 17."""
 
@@ -38,3 +40,5 @@ FITTED = "fitted"
 """The one rule that needs a holdout."""
 
 LAYOUTS = ("nhwc", "nchw")
+
+ROBUST_RULES = ("median",)

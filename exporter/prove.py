@@ -1,16 +1,20 @@
 """Proofs that a merge runs before it hands out a file: test vectors, and the graph's formulas."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_stl.errors import CheckError
-from edge_stl.fusion import fuse
+from edge_stl.fusion import fuse, fuse_median
 from exporter import names
+from exporter._cascade import stages_of
+from exporter._prove_cascade import cascade_difference, difference
 from exporter._session import run
 from exporter.branch import VECTOR_TOLERANCE, vector_difference
-from exporter.ensemble import Fitted, Options, class_prior
+from exporter.ensemble import Fitted, class_prior
+from exporter.options import Cascade, Options
 from exporter.read import BranchFile
 from exporter.split import branch_bytes
 
@@ -43,37 +47,45 @@ def prove(
     options: Options,
     scale: float,
     fitted: Fitted | None,
+    cascade: Cascade | None = None,
 ) -> None:
     """Compare the built graph with the numpy oracle on seeded noise before anyone relies on it.
 
     Args:
         model: bytes of the ensemble.
         files: the branch files in it, in order.
-        weights: one per file.
-        options: its layout counts.
+        weights: one per file; a robust rule reads none.
+        options: layout, resolution and robust rule count.
         scale: a of the fusion.
         fitted: its biases count; without it they are 0.
+        cascade: its threshold counts, and every other that makes the graph stop elsewhere.
 
     Raises:
         CheckError: the two differ.
     """
     plan = files[0].plan
-    side, channels = plan.input.resolution, plan.input.channels
+    side, channels = options.side(plan), plan.input.channels
     noise = np.random.PCG64(0).random_raw(_PROOF_IMAGES * side * side * channels) >> np.uint64(56)
     images = noise.astype(np.uint8).reshape(_PROOF_IMAGES, side, side, channels)
     given = images if options.layout == "nhwc" else images.transpose(0, 3, 1, 2).copy()
-    got, rows = run(model, {names.ENSEMBLE_INPUT: given})
-    logits = [branch_logits(file, images) for file in files]
     members = [f.manifest.member() for f in files]
-    expected, expected_rows = fuse(
-        logits,
-        members,
-        weights,
-        prior=np.array(class_prior(plan)),
-        bias=np.array(fitted.bias) if fitted else None,
-        scale=scale,
-    )
-    worst = max(float(np.abs(got - expected).max()), float(np.abs(rows - expected_rows).max()))
+    logits = [branch_logits(file, images) for file in files]
+    fusion: dict[str, Any] = {
+        "prior": np.array(class_prior(plan)),
+        "bias": np.array(fitted.bias) if fitted else None,
+        "scale": scale,
+    }
+    if cascade:
+        worst = cascade_difference(
+            model, given, logits, members, weights, stages_of(files), cascade.threshold, fusion
+        )
+    else:
+        expected = (
+            fuse(logits, members, weights, **fusion)
+            if options.robust is None
+            else fuse_median(logits, members, prior=fusion["prior"])
+        )
+        worst = difference(run(model, {names.ENSEMBLE_INPUT: given}), expected)
     if not worst <= _PROOF_TOLERANCE:
         raise CheckError(
             f"ensemble: the graph and the formulas differ by {worst:.1e}; expected at most "
@@ -86,7 +98,7 @@ def branch_logits(file: BranchFile, images: NDArray[np.uint8]) -> NDArray[np.flo
 
     Args:
         file: the branch file.
-        images: ``(N, R, R, C)`` uint8 at the plan's resolution.
+        images: ``(N, side, side, C)`` uint8 as the ensemble takes them.
 
     Returns:
         logits ``(N, K)`` float32.
@@ -97,14 +109,17 @@ def branch_logits(file: BranchFile, images: NDArray[np.uint8]) -> NDArray[np.flo
 
 
 def native_bands(file: BranchFile, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the bands ``(N, C * B, h, w)`` float32 that a branch reads, by the numpy reference."""
+    """Return the bands ``(N, C * B, h, w)`` float32 that a branch reads, by the numpy reference.
+
+    Of images finer than its box had, what the box had; of coarser ones, the bands at theirs.
+    """
     from edge_stl.bands import bank  # keeps PyWavelets out of a plain import
 
     plan, manifest = file.plan, file.manifest
     branch = plan.branch(manifest.branch)
     planes = images.astype(np.float64).transpose(0, 3, 1, 2) / 255
     n, c, side, _ = planes.shape
-    r = manifest.native_resolution
+    r = min(side, manifest.native_resolution)
     native = planes.reshape(n, c, r, side // r, r, side // r).mean(axis=(3, 5))
     filters = bank(plan.bank, native_level=plan.native_level(r), bands=branch.bands)
     split = filters.analyze(native)

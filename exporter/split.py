@@ -11,9 +11,11 @@ import onnx
 from edge_stl.errors import DataError, EdgeStlError, IntegrityError
 from edge_stl.plan import Plan, plan_from_document
 from exporter import names
+from exporter._graph import all_graphs
 from exporter.branch import branch_shapes, build_branch
-from exporter.ensemble import Fitted, Options
+from exporter.ensemble import Fitted
 from exporter.manifest import Manifest, disagreements, manifest_of, sha256
+from exporter.options import Cascade, Options, cascade_in
 from exporter.read import BranchFile, Unusable, kind_of, metadata, parse_model
 
 
@@ -27,8 +29,9 @@ class Content:
         scale: a of the fusion.
         made_by: the version of edge-stl that merged it.
         files: the branch files in it, in order; `branch_bytes` gives their bytes.
-        weights: one per file.
+        weights: one per file; 0 under a robust rule, which weighs nothing.
         fitted: what came from a holdout, none unless the weights were fitted on one.
+        cascade: the threshold and where it came from, none unless it is a cascade.
     """
 
     plan: Plan
@@ -38,6 +41,7 @@ class Content:
     files: tuple[BranchFile, ...]
     weights: tuple[float, ...]
     fitted: Fitted | None
+    cascade: Cascade | None
 
 
 def ensemble_record(model: onnx.ModelProto, *, name: str) -> dict[str, Any]:
@@ -76,34 +80,50 @@ def members_of(data: bytes, *, name: str) -> Content:
     except Unusable as verdict:
         raise DataError(f"{name}: {verdict}. Check the path") from None
     record = ensemble_record(model, name=name)
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    tensors = {t.name: t for graph in all_graphs(model.graph) for t in graph.initializer}
     try:
         plan = plan_from_document(record["plan"], where=f"{name}, its plan")
         options = Options(**record["options"])
         entries = [
-            (manifest_of(m["manifest"]), str(m["sha256"]), float(m["weight"]))
+            (manifest_of(m["manifest"]), str(m["sha256"]), _weight(m, options))
             for m in record["members"]
         ]
         scale, made_by = float(record["scale"]), str(record["made_by"])
         fitted = _fitted(record, options, len(plan.classes))
+        cascade = cascade_in(record, options)
     except EdgeStlError as error:
         raise IntegrityError(str(error)) from None
-    except (KeyError, OverflowError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise _damaged(name, f"its record is incomplete ({error})") from None
     ids = sorted(manifest.id for manifest, *_ in entries)
     held = sorted(n.removesuffix("/temperature") for n in tensors if n.endswith("/temperature"))
     if ids != held:
         raise _damaged(name, f"its record names {ids}, its graph holds {held}")
-    if options.weights not in names.WEIGHT_RULES or options.layout not in names.LAYOUTS:
-        raise _damaged(name, f"it was merged by {options}, which this version does not know")
+    problem = options.problem(plan)
+    if problem is not None:
+        raise _damaged(name, f"it was merged with {problem}, which this version does not know")
     files = [_member(name, plan, manifest, digest, tensors) for manifest, digest, _ in entries]
     weights = tuple(weight for *_, weight in entries)
-    return Content(plan, options, scale, made_by, tuple(files), weights, fitted)
+    return Content(plan, options, scale, made_by, tuple(files), weights, fitted, cascade)
 
 
 def branch_bytes(file: BranchFile) -> bytes:
     """Return the bytes of a branch file that was read or taken out of an ensemble."""
     return build_branch(file.manifest, file.plan, file.parameters)
+
+
+def _weight(member: dict[str, Any], options: Options) -> float:
+    """Return the weight of a member.
+
+    Raises:
+        KeyError: there is none, and the rule weighs.
+        ValueError: there is one, and the rule weighs nothing.
+    """
+    if options.robust is None:
+        return float(member["weight"])
+    if "weight" in member:
+        raise ValueError(f"a weight beside robust {options.robust!r}")
+    return 0.0
 
 
 def _fitted(record: dict[str, Any], options: Options, classes: int) -> Fitted | None:

@@ -8,6 +8,7 @@ from onnx import TensorProto
 
 from edge_stl.errors import CheckError, EdgeStlError
 from exporter import names
+from exporter._graph import all_graphs
 from exporter._session import check_model
 from exporter.branch import VECTOR_TOLERANCE, vector_difference
 from exporter.ensemble import build_ensemble
@@ -117,7 +118,8 @@ def lint(model: onnx.ModelProto, *, target: str) -> list[Finding]:
 def _node_findings(model: onnx.ModelProto, limits: Target, target: str) -> list[Finding]:
     findings = []
     consumers: dict[str, set[str]] = {}
-    for node in model.graph.node:
+    graphs = list(all_graphs(model.graph))
+    for depth, node in [(i, node) for i, graph in enumerate(graphs) for node in graph.node]:
         for name in node.input:
             consumers.setdefault(name, set()).add(node.op_type)
         has_subgraph = any(
@@ -125,11 +127,13 @@ def _node_findings(model: onnx.ModelProto, limits: Target, target: str) -> list[
             for attribute in node.attribute
         )
         if has_subgraph and not limits.subgraphs:
+            if depth and node.op_type == "If":
+                continue  # inside another's body: the same finding again
             findings.append(
                 Finding(
-                    f"{node.op_type} with a subgraph",
+                    f"{node.op_type} with a subgraph, which {target} may refuse",
                     node.name,
-                    f"{target} may refuse it; merge without --cascade"
+                    "merge without --cascade, or run it with onnxruntime on the CPU"
                     if node.op_type == "If"
                     else "avoid it",
                 )
@@ -158,7 +162,8 @@ def _node_findings(model: onnx.ModelProto, limits: Target, target: str) -> list[
 def _tensor_findings(model: onnx.ModelProto) -> list[Finding]:
     findings = [
         Finding("tensor kept in another file", tensor.name, "save the model as one file")
-        for tensor in model.graph.initializer
+        for graph in all_graphs(model.graph)
+        for tensor in graph.initializer
         if tensor.data_location == TensorProto.EXTERNAL
     ]
     for entry in (*model.graph.input, *model.graph.output):
@@ -195,6 +200,7 @@ def _integrity(data: bytes, kind: str | None, name: str) -> list[Finding]:
             options=content.options,
             scale=content.scale,
             fitted=content.fitted,
+            cascade=content.cascade,
             made_by=content.made_by,
         )
         if rebuilt != data:

@@ -17,8 +17,8 @@ from device_agent.job import Job, run_job
 from edge_stl.images import fit_square
 from edge_stl.plan import new_plan
 from edge_stl.predict import Ensemble, evaluate
-from exporter.ensemble import Options
 from exporter.merge import change_ensemble, merge_paths
+from exporter.options import Options
 
 
 OUT = Path("runs/samples/three-boxes")

@@ -47,7 +47,7 @@ def inspect(file: ModelFile, json: opt.Json = False) -> None:
         f"{document['resolution']} px, {len(document['classes'])} classes: "
         f"{', '.join(document['classes'])}"
     )
-    weighted = document["kind"] == "ensemble"
+    weighted = document["kind"] == "ensemble" and document["robust"] is None
     print_table(
         "",
         ("branch", "box", "network", "px", "images", "classes", "validation", "log-loss")
@@ -68,6 +68,8 @@ def inspect(file: ModelFile, json: opt.Json = False) -> None:
         ],
         left=3,
     )
+    if document.get("robust"):
+        print_line(f"nothing is weighted: the {document['robust']} over the boxes answers")
     if document.get("holdout"):
         biases = zip(document["classes"], document["holdout"]["bias"], strict=True)
         print_line(

@@ -37,6 +37,13 @@ class Layout(enum.StrEnum):
     nchw = "nchw"
 
 
+class Robust(enum.StrEnum):
+    """What holds against a hostile box."""
+
+    median = "median"
+    none = "none"
+
+
 def merge(
     files: Annotated[
         list[Path],
@@ -71,6 +78,24 @@ def merge(
         Layout | None,
         typer.Option(help="Axes of the input.  [default: nhwc]", show_default=False),
     ] = None,
+    resolution: Annotated[
+        int | None,
+        typer.Option(
+            metavar="r",
+            help="Rows and columns of the input, for cameras coarser than the plan: one of the "
+            "plan's resolutions below its own. Branches whose bands do not exist there are left "
+            "out.  [default: the plan's]",
+            show_default=False,
+        ),
+    ] = None,
+    robust: Annotated[
+        Robust | None,
+        typer.Option(
+            help="median: of the boxes that saw a class, instead of weights, for five boxes or "
+            "more of which one may be hostile.  [default: none]",
+            show_default=False,
+        ),
+    ] = None,
     remove: Annotated[
         list[str] | None,
         typer.Option(
@@ -93,12 +118,8 @@ def merge(
     """Merge branch files into one ensemble file that plain onnxruntime runs. No torch needed."""
     _need_merge_extra()
     from edge_stl.durable import write_durably
-    from exporter.ensemble import Options
     from exporter.merge import merge_paths
 
-    options = Options(
-        weights=(weights or Weights.reliability).value, layout=(layout or Layout.nhwc).value
-    )
     with ProgressReporter(quiet=quiet or json) as reporter:
         how: dict[str, Any] = {
             "skip_refused": skip_refused,
@@ -106,15 +127,17 @@ def merge(
             "progress": lambda done, total: reporter.advance("running the branches", done, total),
         }
         if remove or add:
-            merged = _change(files, remove or [], add or [], weights, layout, how)
+            given = {"remove": remove or [], "add": add or []}
+            merged = _change(files, weights, layout, resolution, robust, given | how)
         else:
+            options = _chosen(None, weights, layout, resolution, robust)
             merged = merge_paths(files, options=options, **how)
     write_durably(out, merged.model)
     rows = [
         {
             "branch": f.manifest.branch,
             "box": f.manifest.box,
-            "weight": weight,
+            "weight": None if merged.options.robust else weight,
             "images": sum(f.manifest.images.train),
             "largest_change": merged.largest_change(index),
         }
@@ -125,10 +148,16 @@ def merge(
             {
                 "output": str(out),
                 "sha256": merged.sha256,
-                "weights": merged.options.weights,
+                "weights": None if merged.options.robust else merged.options.weights,
+                "robust": merged.options.robust,
                 "layout": merged.options.layout,
+                "resolution": merged.options.side(merged.files[0].plan),
                 "branches": rows,
                 "refused": [{"file": r.file, "reasons": list(r.reasons)} for r in merged.refused],
+                "left_out": [
+                    {"branch": f.manifest.branch, "box": f.manifest.box} for f in merged.left_out
+                ],
+                "warnings": list(merged.warnings),
                 "holdout": holdout_document(merged.holdout),
             }
         )
@@ -138,7 +167,16 @@ def merge(
         if merged.holdout is not None:
             print_holdout(merged.holdout)
         for refusal in merged.refused:
-            typer.echo(f"left out: {refusal}", err=True)
+            typer.echo(f"refused: {refusal}", err=True)
+        if merged.left_out:
+            gone = ", ".join(f.manifest.id for f in merged.left_out)
+            typer.echo(
+                f"left out: {len(merged.left_out)} branch files whose bands do not exist at "
+                f"{merged.options.resolution} px: {gone}",
+                err=True,
+            )
+        for warning in merged.warnings:
+            typer.echo(f"warning: {warning}", err=True)
     print_line(f"{out}  sha256 {merged.sha256}")
 
 
@@ -150,9 +188,9 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
             (
                 r["branch"],
                 r["box"],
-                f"{r['weight']:.4f}",
+                _number(r["weight"], 4),
                 r["images"],
-                f"{r['largest_change']:.3f}",
+                _number(r["largest_change"], 3),
             )
             for r in rows
         ],
@@ -160,16 +198,48 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
     )
 
 
-def _change(
-    files: list[Path],
-    remove: list[str],
-    add: list[Path],
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _chosen(
+    old: Any,
     weights: Weights | None,
     layout: Layout | None,
+    resolution: int | None,
+    robust: Robust | None,
+) -> Any:
+    """Return the options that were given; for the others those of ``old``, else the defaults."""
+    from edge_stl.errors import UsageError
+    from exporter.options import DEFAULT_WEIGHTS, Options
+
+    before = old or Options()
+    rule = before.robust if robust is None else (None if robust == Robust.none else robust.value)
+    if rule is not None and weights is not None:
+        kept = "" if robust else ", with which the ensemble was made,"
+        raise UsageError(
+            f"--weights {weights.value}: --robust {rule}{kept} weighs nothing, every box speaks "
+            "once; expected one of the two. "
+            + ("Leave one out" if robust else "Leave it out, or add --robust none")
+        )
+    chosen = before.weights if weights is None else weights.value
+    return Options(
+        weights=DEFAULT_WEIGHTS if rule else chosen,
+        layout=layout.value if layout else before.layout,
+        resolution=before.resolution if resolution is None else resolution,
+        robust=rule,
+    )
+
+
+def _change(
+    files: list[Path],
+    weights: Weights | None,
+    layout: Layout | None,
+    resolution: int | None,
+    robust: Robust | None,
     how: dict[str, Any],
 ) -> Any:
     from edge_stl.errors import UsageError
-    from exporter.ensemble import Options
     from exporter.merge import change_ensemble
     from exporter.read import read_bytes
     from exporter.split import members_of
@@ -180,11 +250,8 @@ def _change(
         )
     data, name = read_bytes(files[0]), files[0].name
     old = members_of(data, name=name).options
-    options = Options(
-        weights=weights.value if weights else old.weights,
-        layout=layout.value if layout else old.layout,
-    )
-    return change_ensemble(data, name=name, remove=remove, add=add, options=options, **how)
+    options = _chosen(old, weights, layout, resolution, robust)
+    return change_ensemble(data, name=name, options=options, **how)
 
 
 def split(

@@ -24,8 +24,8 @@ from edge_stl.fleet._without import without_each
 from edge_stl.images import ImageList, scan
 from edge_stl.plan import Plan, plan_from_document, plan_toml
 from edge_stl.predict import Ensemble, evaluate
-from exporter.ensemble import Options
 from exporter.merge import merge_paths
+from exporter.options import Options
 
 
 CENTRALIZED = "centralized"

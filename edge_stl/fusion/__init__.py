@@ -1,5 +1,16 @@
 """How branch outputs become one answer, in numpy: the oracle of the merged graph."""
 
+from edge_stl.fusion._cascade import (
+    asked_so_far as asked_so_far,
+    cascade as cascade,
+    stage_factors as stage_factors,
+)
+from edge_stl.fusion._median import (
+    MEDIAN_FLOOR as MEDIAN_FLOOR,
+    fuse_median as fuse_median,
+    median_answers as median_answers,
+    voters as voters,
+)
 from edge_stl.fusion._pool import (
     CLIP as CLIP,
     Member as Member,

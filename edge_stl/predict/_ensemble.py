@@ -27,7 +27,7 @@ class Ensemble:
         classes: class names in output order.
         branches: ``branch.box`` ids, in the order of ``branch_probabilities``.
         native_resolutions: of each branch's box, in the same order.
-        resolution: R, rows and columns of the input.
+        resolution: rows and columns of the input: the plan's R, unless merged for coarser cameras.
         channels: 1 or 3.
         batch_size: images that the graph gets at a time: 64, fewer where they are large.
 
@@ -49,7 +49,10 @@ class Ensemble:
             record = json.loads(meta["edge_stl.ensemble"])
             plan, self.layout = record["plan"], record["options"]["layout"]
             self.classes: tuple[str, ...] = tuple(plan["classes"])
-            self.resolution: int = plan["input"]["resolution"]
+            # one for coarser cameras says so; all others take the plan's
+            own = record["options"].get("resolution")
+            self.resolution: int = plan["input"]["resolution"] if own is None else own
+            self._coarser_sides = _coarser_resolutions(plan)
             self.batch_size = max(1, min(_MOST_IMAGES, _MOST_PIXELS // self.resolution**2))
             self.channels: int = plan["input"].get("channels", 3)
             self.fit: Literal["crop", "pad", "stretch"] = plan["input"].get("fit", "crop")
@@ -158,12 +161,29 @@ class Ensemble:
         if reach < side:
             raise DataError(
                 f"{where}: {width}x{height} pixels; this ensemble takes {side}x{side} and larger, "
-                f"and images are never enlarged. Give it finer images, or use an ensemble made "
-                f"for {reach} px"
+                f"and images are never enlarged. Give it finer images, or {self._coarser(reach)}"
             )
         from edge_stl.images import fit_square  # see above
 
         return fit_square(pixels, side, self.fit)
+
+    def _coarser(self, reach: int) -> str:
+        """Say which ensemble takes images of ``reach`` pixels."""
+        fits = [r for r in self._coarser_sides if r <= reach]
+        if not fits:
+            return "an ensemble of another plan: this one has no resolution that small"
+        return f"an ensemble for such cameras, which 'edge-stl merge --resolution {fits[0]}' makes"
+
+
+def _coarser_resolutions(plan: dict[str, Any]) -> tuple[int, ...]:
+    """Return the resolutions below R that the plan's boxes may have, finest first."""
+    transform = plan["transform"]
+    halvings = {
+        "wavelet": transform.get("levels"),
+        "dct": transform.get("size", 1).bit_length() - 1,
+    }
+    found = halvings.get(transform["kind"]) or 0
+    return tuple(plan["input"]["resolution"] >> k for k in range(1, found + 1))
 
 
 def _open(path: Path | bytes, threads: int) -> Any:

@@ -17,8 +17,8 @@ from edge_stl.layers import Analysis
 from edge_stl.plan import Plan, new_plan
 from edge_stl.predict import Ensemble
 from edge_stl.testing import assert_parity
-from exporter.ensemble import Options
 from exporter.merge import merge_paths
+from exporter.options import Options
 
 
 CLASSES = ["left", "mid", "right"]

@@ -269,7 +269,7 @@ def test_merge_goes_on_without_refused_files(
         {"file": "bad.onnx", "reasons": ["is not an ONNX file, or is truncated"]}
     ]
     code, _, err = run("merge", *files, "-o", tmp_path / "e.onnx", "--skip-refused")
-    assert (code, err) == (0, "left out: bad.onnx: is not an ONNX file, or is truncated\n")
+    assert (code, err) == (0, "refused: bad.onnx: is not an ONNX file, or is truncated\n")
 
 
 def test_merge_changes_an_ensemble_with_the_options_it_was_made_with(

@@ -18,9 +18,9 @@ from exporter._graph import Graph, value
 from exporter._network import add_network
 from exporter._session import run
 from exporter.branch import build_branch, export_branch
-from exporter.ensemble import Options
 from exporter.manifest import TestVector, sha256, vector_input
 from exporter.merge import merge_paths
+from exporter.options import Options
 from exporter.read import Unusable, branch_from_bytes
 from exporter.split import branch_bytes
 from exporter.verify import TARGETS, check_path

@@ -3,7 +3,7 @@
 import json
 import socket
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,10 +16,11 @@ from edge_stl.fusion import DATA_FREE
 from edge_stl.plan import Plan, new_plan
 from exporter import names
 from exporter.branch import build_branch
-from exporter.ensemble import Layout, Options, build_ensemble
+from exporter.ensemble import build_ensemble
 from exporter.inspect import inspect_path
 from exporter.manifest import sha256
 from exporter.merge import change_ensemble, merge_paths
+from exporter.options import Layout, Options
 from exporter.read import branch_from_bytes
 from exporter.split import branch_bytes, members_of
 
@@ -303,9 +304,15 @@ def test_the_names_a_record_may_hold_are_those_that_merge_knows():
 
 def test_options_are_all_recorded():
     """A new option that the record forgets would make `--remove` merge otherwise."""
-    document = Options().to_document()
-    assert Options(**document) == Options()
-    assert set(document) == set(replace(Options()).__dict__)
+    for options in (
+        Options(),
+        Options(weights="geometric", layout="nchw", resolution=8),
+        Options(layout="nchw", resolution=4, robust="median"),
+    ):
+        assert Options(**options.to_document()) == options
+    every = {"weights", "layout", "resolution", "robust"}
+    assert {field.name for field in fields(Options)} == every
+    assert Options().to_document() == {"weights": "reliability", "layout": "nhwc"}
 
 
 @pytest.mark.slow

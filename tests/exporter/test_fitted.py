@@ -27,10 +27,11 @@ from edge_stl.testing import assert_parity
 from exporter import fitting as fitting_room, merge as merge_room, names
 from exporter._session import run
 from exporter.branch import build_branch, export_branch
-from exporter.ensemble import Fitted, Options, build_ensemble
+from exporter.ensemble import Fitted, build_ensemble
 from exporter.inspect import inspect_path
 from exporter.manifest import sha256, vector_input
 from exporter.merge import Merged, change_ensemble, merge_paths
+from exporter.options import Options
 from exporter.prove import branch_logits
 from exporter.split import branch_bytes, members_of
 from exporter.verify import check_path

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from edge_stl.errors import DataError, IntegrityError
 from edge_stl.plan import new_plan
-from exporter.ensemble import Options
 from exporter.merge import merge_paths
+from exporter.options import Options
 from exporter.read import Unusable, branch_from_bytes
 from exporter.split import branch_bytes, members_of
 

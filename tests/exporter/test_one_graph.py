@@ -23,8 +23,9 @@ from edge_stl.testing import assert_parity
 from exporter import ensemble as ensemble_room, merge as merge_room, names
 from exporter._session import check_model, run
 from exporter.branch import build_branch
-from exporter.ensemble import Layout, Options, build_ensemble
+from exporter.ensemble import build_ensemble
 from exporter.merge import Merged, merge_paths
+from exporter.options import Layout, Options
 from exporter.prove import native_bands
 from exporter.read import BranchFile, branch_from_bytes
 

@@ -26,9 +26,10 @@ from edge_stl.testing import assert_parity
 from exporter import merge as merge_room
 from exporter._session import run
 from exporter.branch import build_branch
-from exporter.ensemble import Options, build_ensemble
+from exporter.ensemble import build_ensemble
 from exporter.manifest import sha256
 from exporter.merge import Merged, change_ensemble, merge_paths
+from exporter.options import Options
 from exporter.prove import native_bands
 from exporter.read import BranchFile, branch_from_bytes, read_branch
 from exporter.split import branch_bytes, members_of

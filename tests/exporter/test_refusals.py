@@ -14,9 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 from edge_stl.errors import CheckError, DataError, MergeRefused, UsageError
 from edge_stl.plan import Plan, new_plan, plan_from_document
 from exporter.branch import build_branch, export_branch
-from exporter.ensemble import Options
 from exporter.manifest import sha256
 from exporter.merge import Merged, merge_paths
+from exporter.options import Options
 from exporter.read import Unusable, branch_from_bytes, read_bytes
 
 

@@ -16,9 +16,9 @@ from edge_stl.predict import Ensemble
 from edge_stl.testing import assert_parity
 from exporter._session import run
 from exporter.branch import export_branch
-from exporter.ensemble import Options
 from exporter.manifest import Images, TestVector, Validation, vector_input
 from exporter.merge import merge_paths
+from exporter.options import Options
 
 
 @pytest.mark.slow

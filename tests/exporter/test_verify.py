@@ -12,8 +12,8 @@ from onnx import TensorProto, helper
 from edge_stl.errors import DataError
 from edge_stl.plan import Plan, new_plan
 from exporter.branch import build_branch
-from exporter.ensemble import Options
 from exporter.merge import merge_paths
+from exporter.options import Options
 from exporter.verify import TARGETS, check_path, lint
 
 

@@ -18,8 +18,8 @@ from edge_stl.fleet._simulate import centralized_plan
 from edge_stl.fleet._votes_picture import votes_picture
 from edge_stl.plan import new_plan, plan_toml
 from edge_stl.predict import Ensemble
-from exporter.ensemble import Options
 from exporter.merge import merge_paths
+from exporter.options import Options
 
 
 CLASSES = ["bus", "car", "van"]

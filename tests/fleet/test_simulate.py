@@ -13,8 +13,8 @@ from edge_stl.fleet import _boxes
 from edge_stl.fleet._boxes import Box, train_boxes
 from edge_stl.fleet._simulate import centralized_plan
 from edge_stl.plan import new_plan, plan_from_document, plan_toml
-from exporter.ensemble import Options
 from exporter.merge import merge_paths
+from exporter.options import Options
 from exporter.read import read_branch
 
 

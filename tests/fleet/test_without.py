@@ -8,8 +8,8 @@ import pytest
 from edge_stl.fleet._without import without_each
 from edge_stl.plan import new_plan, plan_from_document
 from edge_stl.predict import Ensemble, evaluate
-from exporter.ensemble import Options
 from exporter.merge import change_ensemble, merge_paths
+from exporter.options import Options
 
 
 CLASSES = ["bus", "car", "van", "tram"]

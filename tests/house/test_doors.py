@@ -14,9 +14,10 @@ DOORS = {
     "edge_stl.bands": "Band Bank Filter Transform assemble bank segment wavelet_names",
     "edge_stl.plan": "Branch NAME_PATTERN Plan describe nearest networks new_plan "
     "plan_from_document plan_toml read_plan",
-    "edge_stl.fusion": "CLIP DATA_FREE Member Scores evidence fuse geometric_weights "
-    "largest_change log_prior member_probabilities plan_weights reliability reliability_weights "
-    "score softmax uniform_weights",
+    "edge_stl.fusion": "CLIP DATA_FREE MEDIAN_FLOOR Member Scores asked_so_far cascade evidence "
+    "fuse fuse_median geometric_weights largest_change log_prior median_answers "
+    "member_probabilities plan_weights reliability reliability_weights score softmax stage_factors "
+    "uniform_weights voters",
     "edge_stl.images": "Fit ImageList REASONS UnreadableImage class_names decode fit_square "
     "fitted_side native_resolution read_size scan",
     "edge_stl.predict": "Ensemble Evaluation evaluate",
@@ -29,8 +30,8 @@ DOORS = {
     "edge_stl.fleet": "bands_picture",
 }
 
-SIDE_DOORS = {"edge_stl.fusion": {"crossfit", "fitted"}}
-"""Modules that need an extra: imported by name, and in the room once somebody did."""
+SIDE_DOORS = {"edge_stl.fusion": {"crossfit", "fitted", "threshold"}}
+"""Modules that need an extra or a holdout: imported by name, and in the room once somebody did."""
 
 
 @pytest.mark.parametrize("room", DOORS)

@@ -39,8 +39,8 @@ def make(
     fabricate_fleet: Callable[..., list[Path]], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Path]:
     """Merge fabricated branches of a plan and return the ensemble's path."""
-    from exporter.ensemble import Options
     from exporter.merge import merge_paths
+    from exporter.options import Options
 
     def ensemble(plan: Plan, layout: Any = "nhwc") -> Path:
         folder = tmp_path_factory.mktemp("ensemble")
@@ -158,8 +158,8 @@ def test_what_is_no_image_file_is_refused(model: Ensemble, tmp_path: Path):
 
 def test_the_caps_of_the_plan_hold_at_prediction(fabricate: Callable[..., bytes], tmp_path: Path):
     from edge_stl.plan import plan_from_document
-    from exporter.ensemble import Options
     from exporter.merge import merge_paths
+    from exporter.options import Options
 
     limits = {"limits": {"max_image_pixels": 16 * 20}}
     plan = plan_from_document(plan_of().to_document() | limits, where="test")

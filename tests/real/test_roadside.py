@@ -22,8 +22,8 @@ from edge_stl.images import decode, fit_square, scan
 from edge_stl.plan import Plan, new_plan
 from edge_stl.predict import Ensemble
 from edge_stl.testing import assert_parity
-from exporter.ensemble import Options
 from exporter.merge import Merged, merge_paths
+from exporter.options import Options
 
 
 PACK = default_data() / "roadside64.npz"
