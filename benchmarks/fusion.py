@@ -204,9 +204,9 @@ def _lines(
     where = "held-out training" if chosen.select else "test"
     lines += [
         "",
-        f"{chosen.set}, {images:,} training images dealt to the boxes, {chosen.held:,} held out; {where} "
-        f"images; {chosen.seeds} seeds, {plan.training.epochs} epochs, {chosen.network}, --branch "
-        f"{chosen.branch}; {(time.monotonic() - began) / 60:.1f} minutes.",
+        f"{chosen.set}, {images:,} training images dealt to the boxes, {chosen.held:,} held out; "
+        f"{where} images; {chosen.seeds} seeds, {plan.training.epochs} epochs, {chosen.network}, "
+        f"--branch {chosen.branch}; {(time.monotonic() - began) / 60:.1f} minutes.",
     ]
     return lines
 
