@@ -108,7 +108,7 @@ def _one_fleet(
 ) -> dict[str, dict[str, float]]:
     """Return accuracy, log-loss and calibration error of every rule on one fleet."""
     folder = chosen.out or Path("runs") / "fusion"
-    given = {"train": train, "held": held, "test": test, "folder": folder}
+    given: dict[str, Any] = {"train": train, "held": held, "test": test, "folder": folder}
     voters = fleet_answers(plan, settings, **given)
     rows = _rules(voters, held.labels, test.labels, select=chosen.select)
     if not chosen.no_one_vs_rest:

@@ -110,9 +110,8 @@ def _evaluated(rows: list[dict[str, Any]], test: Path, folder: Path) -> dict[str
 def _fused(merged: Merged, each: Any, labels: Any, rule: str) -> float:
     """Return the accuracy another rule would have had, by the oracle; nothing is chosen by it."""
     members = [f.manifest.member() for f in merged.files]
-    probabilities = answers(
-        votes_of(each, members), DATA_FREE[rule](members), np.zeros(each.shape[2])
-    )
+    votes = votes_of(each, members, DATA_FREE[rule](members))
+    probabilities = answers(votes, np.ones(len(members)), np.zeros(each.shape[2]))
     return score(probabilities, labels).accuracy
 
 

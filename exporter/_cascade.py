@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 from edge_stl.fusion import asked_so_far
@@ -46,12 +47,12 @@ class Pooling:
     Attributes:
         prior: K shares of the classes.
         bias: b, K numbers; none are zeros.
-        scales: per stage a times `edge_stl.fusion.stage_factors`.
+        scales: per stage a, for the last, or a times `edge_stl.fusion.stage_factors`, ``(K,)``.
     """
 
     prior: Sequence[float]
     bias: Sequence[float] | None
-    scales: Sequence[float]
+    scales: Sequence[float | NDArray[np.floating]]
 
 
 AddMembers = Callable[[Graph, Sequence[int], str], list[tuple[str, str]]]

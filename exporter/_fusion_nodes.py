@@ -5,7 +5,7 @@ classes it never saw are exactly 0)::
 
     p_k        = softmax(z[S_k] / T_k - log prior_k)
     evidence_k = log(q) - log(1 - q),   q = clip(p_k, e, 1 - e)
-    score      = log prior + b + a * sum_k w_k * evidence_k
+    score      = log prior + b + a * sum_k w_kc * evidence_k
 
 Temperature, prior and weight are initializers of their own, so that they can be read in the file.
 """
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_stl.fusion import CLIP, Member, log_prior
 from exporter import names
@@ -59,13 +60,15 @@ def add_probabilities(graph: Graph, member: Member, *, prefix: str, logits: str)
     return Said(seen_p, all_p, row)
 
 
-def add_vote(graph: Graph, member: Member, weight: float, said: Said, *, prefix: str) -> str:
+def add_vote(
+    graph: Graph, member: Member, weights: Sequence[float], said: Said, *, prefix: str
+) -> str:
     """Add one branch file's weighted evidence and return the value ``(N, K)`` of it.
 
     Args:
         graph: what the nodes are added to.
         member: the branch file.
-        weight: w.
+        weights: w, K numbers; those of classes it never saw are not read.
         said: its probabilities.
         prefix: like ``fine.cam07/``.
     """
@@ -80,9 +83,12 @@ def add_vote(graph: Graph, member: Member, weight: float, said: Said, *, prefix:
     rest = graph.node("Sub", [one, q], f"{prefix}rest")
     log_rest = graph.node("Log", [rest], f"{prefix}log_rest")
     odds = graph.node("Sub", [log_q, log_rest], f"{prefix}log_odds")
-    odds = _spread(graph, odds, member, f"{prefix}evidence", prefix)
-    w = graph.constant(f"{prefix}weight", np.array(weight, np.float32))
-    return graph.node("Mul", [odds, w], f"{prefix}vote")
+    own = np.array([weights[c] for c in member.seen], dtype=np.float32)
+    w = graph.constant(f"{prefix}weight", own)
+    if len(member.seen) == len(member.counts):
+        return graph.node("Mul", [odds, w], f"{prefix}vote")
+    vote = graph.node("Mul", [odds, w], f"{prefix}vote.seen")
+    return _spread(graph, vote, member, f"{prefix}vote", prefix)
 
 
 def _spread(graph: Graph, value: str, member: Member, output: str, prefix: str) -> str:
@@ -125,7 +131,7 @@ def add_pool(
     *,
     prior: Sequence[float],
     bias: Sequence[float] | None,
-    scale: float,
+    scale: float | NDArray[np.floating],
     output: str,
     prefix: str = "",
 ) -> str:
@@ -136,7 +142,7 @@ def add_pool(
         votes: ``(N, K)`` per member.
         prior: K shares of the classes.
         bias: b, K numbers; none are zeros.
-        scale: a.
+        scale: a; one number, or K.
         output: name of the value.
         prefix: put before the names of what stands once for every stage of a cascade.
     """

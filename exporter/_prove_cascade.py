@@ -24,7 +24,7 @@ def cascade_difference(
     given: NDArray[np.uint8],
     logits: Sequence[NDArray[np.floating]],
     members: Sequence[Member],
-    weights: Sequence[float],
+    weights: NDArray[np.floating],
     stages: Sequence[Stage],
     threshold: float,
     fusion: dict[str, Any],
@@ -40,7 +40,7 @@ def cascade_difference(
         given: images ``(N, …)`` uint8 in the graph's layout.
         logits: ``(N, K)`` per member.
         members: the branch files.
-        weights: one per member.
+        weights: ``(members, K)``.
         stages: coarse first.
         threshold: the one in the file.
         fusion: what `edge_stl.fusion.cascade` takes beside.

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from edge_stl.errors import UsageError
 from exporter._cascade import stages_of
 from exporter.ensemble import Fitted, class_prior
-from exporter.fitting import Answered, start_of
+from exporter.fitting import Answered
 from exporter.options import Cascade, Options
 from exporter.read import BranchFile
+from exporter.weighing import Weighing, weigh
 
 
 CASCADE_LOSS = 0.003
@@ -54,12 +55,10 @@ class HoldoutTrade:
 
 def cascade_of(
     files: Sequence[BranchFile],
-    weights: Sequence[float],
+    weighing: Weighing,
     options: Options,
     seen: Answered | None,
     fitted: Fitted | None,
-    *,
-    scale: float,
 ) -> tuple[Cascade, CascadeReport]:
     """Return the cascade that the options ask for, its threshold chosen where it is not named.
 
@@ -68,11 +67,10 @@ def cascade_of(
 
     Args:
         files: of one plan, in the order of the ensemble.
-        weights: one per file.
+        weighing: of the files.
         options: with ``threshold`` or ``cascade_loss``.
         seen: what the files say to the holdout; needed for ``cascade_loss``.
         fitted: biases, where the weights were fitted.
-        scale: a of the fusion.
     """
     if options.threshold is not None or options.cascade_loss is None or seen is None:
         threshold = 1.0 if options.threshold is None else options.threshold
@@ -83,9 +81,9 @@ def cascade_of(
     p, labels = seen.branch_probabilities, seen.labels
     parts = folds_of(p, labels)
     if fitted is None:
-        answered = _answers(files, np.array(weights), None, p, scale)
+        answered = _answers(files, weighing.matrix, None, p, weighing.scale)
     else:
-        answered = _unseen_answers(files, seen, parts, scale)
+        answered = _unseen_answers(files, seen, parts)
     threshold = choose_threshold(answered, labels, loss=options.cascade_loss)
     told = cross_trade(answered, labels, parts, loss=options.cascade_loss)
     trade = HoldoutTrade(
@@ -115,19 +113,23 @@ def _answers(
 
 
 def _unseen_answers(
-    files: Sequence[BranchFile], seen: Answered, parts: NDArray[np.int64], scale: float
+    files: Sequence[BranchFile], seen: Answered, parts: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Return the stages' answers to every image by the fit on the other parts."""
     from edge_stl.fusion.fitted import fit_weights
 
     p, labels = seen.branch_probabilities, seen.labels
-    members, start = start_of(files)
+    members = [f.manifest.member() for f in files]
+    start = weigh(files, Options())
     prior = np.array(class_prior(files[0].plan))
     out = np.empty((len(stages_of(files)), len(labels), p.shape[2]))
     for part in np.unique(parts):
         held = parts == part
-        fit = fit_weights(p[~held], labels[~held], members, start=scale * start, prior=prior)
-        out[:, held] = _answers(files, fit.weights / scale, fit.bias, p[held], scale)
+        fit = fit_weights(
+            p[~held], labels[~held], members, start=start.scale * start.matrix, prior=prior
+        )
+        found = fit.weights[:, None] * start.matrix
+        out[:, held] = _answers(files, found, fit.bias, p[held], start.scale)
     return out
 
 

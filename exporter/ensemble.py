@@ -35,6 +35,9 @@ from exporter.read import BranchFile
 
 PIXEL_SCALE = 255.0
 
+Weights = Sequence[Sequence[float]]
+"""Per branch file K weights, one per class; 0 where the file does not speak for it."""
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -55,7 +58,7 @@ class Fitted:
 
 def build_ensemble(
     files: Sequence[BranchFile],
-    weights: Sequence[float],
+    weights: Weights,
     *,
     options: Options,
     scale: float,
@@ -67,7 +70,7 @@ def build_ensemble(
 
     Args:
         files: of one plan, each ``branch.box`` once, of bands that exist at its resolution.
-        weights: one per file; what a robust rule does not read.
+        weights: K per file; what a robust rule does not read.
         options: layout, resolution, and the rule the weights came from.
         scale: a of the fusion.
         fitted: what came from a holdout beside the weights; without it the biases are 0.
@@ -94,8 +97,8 @@ def build_ensemble(
     prior, bias = class_prior(plan), fitted.bias if fitted else None
     stages = stages_of(files) if cascade else ()
     if cascade:
-        factors = stage_factors(members, weights, [stage.members for stage in stages])
-        pooling = Pooling(prior, bias, [scale * factor for factor in factors])
+        *coarse, _ = stage_factors(np.array(weights), [stage.members for stage in stages])
+        pooling = Pooling(prior, bias, [*(scale * factor for factor in coarse), scale])
         add_cascade(graph, stages, add_members, pooling, threshold=cascade.threshold)
     else:
         rows, votes = zip(*add_members(graph, range(len(files)), ""), strict=True)
@@ -192,7 +195,12 @@ def _add_banks(
 
 
 def _add_branch(
-    graph: Graph, plan: Plan, file: BranchFile, weight: float, options: Options, bank: BankNodes
+    graph: Graph,
+    plan: Plan,
+    file: BranchFile,
+    weights: Sequence[float],
+    options: Options,
+    bank: BankNodes,
 ) -> tuple[str, str]:
     """Add a branch; return its row ``(N, 1, K)`` and its vote ``(N, K)``, none under a median."""
     branch, member = plan.branch(file.manifest.branch), file.manifest.member()
@@ -210,7 +218,7 @@ def _add_branch(
     said = add_probabilities(graph, member, prefix=prefix, logits=logits)
     if options.robust is not None:
         return said.row, ""
-    return said.row, add_vote(graph, member, weight, said, prefix=prefix)
+    return said.row, add_vote(graph, member, weights, said, prefix=prefix)
 
 
 def _work(file: BranchFile) -> int:
@@ -225,7 +233,7 @@ def _work(file: BranchFile) -> int:
 def _record(
     plan: Plan,
     files: Sequence[BranchFile],
-    weights: Sequence[float],
+    weights: Weights,
     options: Options,
     scale: float,
     made_by: str,
@@ -238,7 +246,7 @@ def _record(
         "made_by": made_by,
         "members": [
             {"manifest": f.manifest.to_document(), "sha256": f.sha256}
-            | ({"weight": w} if options.robust is None else {})
+            | ({"weights": list(w)} if options.robust is None else {})
             for f, w in zip(files, weights, strict=True)
         ],
     }

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_stl.errors import DataError, UsageError
-from edge_stl.fusion import Member, reliability_weights
+from edge_stl.fusion import Member
 from exporter.ensemble import Fitted, build_ensemble, class_prior
 from exporter.options import Options
 from exporter.read import BranchFile
+from exporter.weighing import Weighing, mean_weight, rounded
 
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ FEWEST = 20
 """Images that a holdout has at least: with fewer, five parts say nothing of a fit."""
 
 _DECIMALS = 4
-"""Of weights and biases. More would be noise of the holdout, and of the machine it ran on."""
+"""Of factors and biases."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,12 @@ class Fitting:
     """The numbers for the graph, and the report.
 
     Attributes:
-        weights: one per file.
+        weighing: factor times start weight, per file and class; the scale of the start.
         fitted: what the ensemble keeps beside them.
         report: what to tell.
     """
 
-    weights: tuple[float, ...]
+    weighing: Weighing
     fitted: Fitted
     report: Holdout
 
@@ -135,7 +136,8 @@ def answer_holdout(
     from edge_stl.fusion.crossfit import in_order
     from edge_stl.predict import Ensemble, evaluate
 
-    equal = [1 / len(files)] * len(files)  # weights change nothing in what a branch says
+    # weights change nothing in what a branch says
+    equal = [[1 / len(files)] * len(files[0].plan.classes)] * len(files)
     model = build_ensemble(files, equal, options=Options(resolution=resolution), scale=1.0)
     seen = evaluate(Ensemble(model), folder, progress=progress)
     classes = len(np.unique(seen.labels))
@@ -149,15 +151,13 @@ def answer_holdout(
     return Answered(seen.branch_probabilities[order], seen.labels[order], seen.left_out)
 
 
-def fit_on_holdout(files: Sequence[BranchFile], seen: Answered, *, scale: float) -> Fitting:
+def fit_on_holdout(files: Sequence[BranchFile], seen: Answered, *, start: Weighing) -> Fitting:
     """Fit the weights of branch files and the biases of the classes on labelled images.
-
-    The fit starts at reliability weights. A box with a single class adds no evidence and weighs 0.
 
     Args:
         files: of one plan, in the order of the ensemble.
         seen: what they say to the holdout.
-        scale: a of the fusion.
+        start: where the fit starts; it keeps the scale.
 
     Raises:
         UsageError: scipy is not installed.
@@ -166,18 +166,19 @@ def fit_on_holdout(files: Sequence[BranchFile], seen: Answered, *, scale: float)
     from edge_stl.fusion.crossfit import cross_fit
     from edge_stl.fusion.fitted import fit_weights
 
-    members, start = start_of(files)
+    members = [f.manifest.member() for f in files]
     plan = files[0].plan
     prior = np.array(class_prior(plan))
     counts = np.bincount(seen.labels, minlength=len(plan.classes))
-    # The fit knows no scale: with evidence times a, its weights are those of the graph.
-    p, labels = seen.branch_probabilities, seen.labels
-    fit = fit_weights(p, labels, members, start=scale * start, prior=prior)
-    weights = _rounded(fit.weights / scale)
-    bias = _rounded(fit.bias)
-    verdict = cross_fit(p, labels, members, start=scale * start, prior=prior)
+    # The fit knows no scale: with evidence times a, its factors are those of the graph.
+    p, labels, begin = seen.branch_probabilities, seen.labels, start.scale * start.matrix
+    fit = fit_weights(p, labels, members, start=begin, prior=prior)
+    # Rounded, because more would be noise of the holdout, and of the machine it ran on.
+    weighing = rounded(np.round(fit.weights, _DECIMALS)[:, None] * start.matrix, start.scale)
+    bias = tuple(round(float(b), _DECIMALS) + 0.0 for b in fit.bias)
+    verdict = cross_fit(p, labels, members, start=begin, prior=prior)
     return Fitting(
-        weights,
+        weighing,
         Fitted(len(labels), bias),
         Holdout(
             images=verdict.images,
@@ -185,7 +186,7 @@ def fit_on_holdout(files: Sequence[BranchFile], seen: Answered, *, scale: float)
             accuracy_after=verdict.accuracy_after,
             log_loss_before=verdict.log_loss_before,
             log_loss_after=verdict.log_loss_after,
-            harmful=_harmful(verdict, members, list(start), weights),
+            harmful=_harmful(verdict, members, start, weighing),
             classes_without_images=tuple(
                 name for name, count in zip(plan.classes, counts, strict=True) if not count
             ),
@@ -194,28 +195,15 @@ def fit_on_holdout(files: Sequence[BranchFile], seen: Answered, *, scale: float)
     )
 
 
-def start_of(files: Sequence[BranchFile]) -> tuple[list[Member], NDArray[np.float64]]:
-    """Return the members and the weights where a fit of them starts."""
-    members = [f.manifest.member() for f in files]
-    weights = [
-        w * (len(m.seen) > 1) for w, m in zip(reliability_weights(members), members, strict=True)
-    ]
-    return members, np.array(weights)
-
-
-def _rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
-    # + 0.0 turns a negative zero into the one zero that the record and the graph should hold
-    return tuple(round(float(v), _DECIMALS) + 0.0 for v in values)
-
-
 def _harmful(
     verdict: "Verdict",
     members: Sequence[Member],
-    start: Sequence[float],
-    weights: Sequence[float],
+    start: Weighing,
+    found: Weighing,
 ) -> tuple[HarmfulBox, ...]:
-    def of(box: str, numbers: Sequence[float]) -> float:
-        return float(sum(w for w, m in zip(numbers, members, strict=True) if m.box == box))
+    def of(box: str, weighing: Weighing) -> float:
+        rows = zip(weighing.weights, members, strict=True)
+        return float(sum(mean_weight(row) for row, m in rows if m.box == box))
 
     return tuple(
         HarmfulBox(
@@ -223,7 +211,7 @@ def _harmful(
             log_loss_change=harm.change,
             standard_error=harm.error,
             weight_before=of(harm.box, start),
-            weight_after=of(harm.box, weights),
+            weight_after=of(harm.box, found),
         )
         for harm in verdict.harmful
     )

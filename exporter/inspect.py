@@ -1,7 +1,10 @@
 """What a file says of itself, as plain values; any ONNX file has at least a kind and versions."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from edge_stl.errors import DataError
 from edge_stl.fusion import largest_change
@@ -9,6 +12,7 @@ from exporter import names
 from exporter.manifest import Manifest, sha256
 from exporter.read import Unusable, branch_from_bytes, kind_of, parse_model, read_bytes
 from exporter.split import Content, ensemble_record, members_of
+from exporter.weighing import mean_weight
 
 
 _UNWEIGHTED = {"weight": None, "largest_change": None}
@@ -54,10 +58,10 @@ def inspect_path(path: Path) -> dict[str, Any]:
             document["holdout"] = content.fitted.to_document() if content.fitted else None
             document["cascade"] = _cascade(content, ensemble_record(model, name=path.name))
             document["branches"] = [
-                _branch(f.manifest, f.sha256, f.bytes, weight, content.scale)
+                _branch(f.manifest, f.sha256, f.bytes, own, content.scale)
                 if robust is None
                 else _branch(f.manifest, f.sha256, f.bytes, None) | _UNWEIGHTED
-                for f, weight in zip(content.files, content.weights, strict=True)
+                for f, own in zip(content.files, content.weights, strict=True)
             ]
         else:
             return document
@@ -82,7 +86,11 @@ def _cascade(content: Content, record: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _branch(
-    manifest: Manifest, digest: str, size: int, weight: float | None, scale: float = 1.0
+    manifest: Manifest,
+    digest: str,
+    size: int,
+    weights: Sequence[float] | None,
+    scale: float = 1.0,
 ) -> dict[str, Any]:
     row = {
         "branch": manifest.branch,
@@ -102,6 +110,9 @@ def _branch(
         "sha256": digest,
         "bytes": size,
     }
-    if weight is not None:
-        row |= {"weight": weight, "largest_change": largest_change(weight, scale=scale)}
+    if weights is not None:
+        row |= {
+            "weight": mean_weight(weights),
+            "largest_change": largest_change(np.array(weights), scale=scale),
+        }
     return row

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_stl.errors import MergeRefused, UsageError
-from edge_stl.fusion import DATA_FREE, largest_change, plan_weights
+from edge_stl.fusion import largest_change
 from exporter import names
 from exporter._session import check_model
 from exporter.agree import Agreement, Refusal, agree, read_all
@@ -22,6 +22,7 @@ from exporter.ensemble import Fitted, build_ensemble
 from exporter.fitting import Holdout, Progress, answer_holdout, fit_on_holdout, need_scipy
 from exporter.manifest import sha256
 from exporter.options import (
+    DEFAULT_WEIGHTS,
     Options,
     need_compatible,
     need_resolution,
@@ -31,10 +32,7 @@ from exporter.options import (
 from exporter.prove import prove, verify_vectors
 from exporter.read import BranchFile
 from exporter.split import Content, members_of
-
-
-SCALE = 1.0
-"""a of the fusion: 1 until a measurement says better."""
+from exporter.weighing import weigh
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,8 @@ class Merged:
         sha256: of these bytes.
         options: rule and layout.
         files: the branch files in it, in order.
-        weights: one per file; 0 under a robust rule, which weighs nothing.
+        weights: K per file; 0 under a robust rule, which weighs nothing.
+        scale: a of the fusion.
         refused: files that may not be merged, with every reason.
         left_out: files whose bands do not exist at the ensemble's resolution.
         fitted: biases and what else came from a holdout; none with weights that need no data.
@@ -58,7 +57,8 @@ class Merged:
     sha256: str
     options: Options
     files: tuple[BranchFile, ...]
-    weights: tuple[float, ...]
+    weights: tuple[tuple[float, ...], ...]
+    scale: float
     refused: tuple[Refusal, ...]
     fitted: Fitted | None = None
     holdout: Holdout | None = None
@@ -73,7 +73,7 @@ class Merged:
         """
         if self.options.robust is not None:
             return None
-        return largest_change(self.weights[index], scale=SCALE)
+        return largest_change(np.array(self.weights[index]), scale=self.scale)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -136,32 +136,37 @@ def merge_files(
     kept, left_out = split_by_resolution(agreement.files, options)
     if options.cascade:
         need_stages(kept)
-    weights: tuple[float, ...] = ()
     fitted, report, seen = None, None, None
-    if options.weights != names.FITTED:
-        weights = tuple(float(w) for w in weigh(kept, options))
-    else:
+    if options.weights == names.FITTED:
         need_scipy()
+        weighing = weigh(kept, replace(options, weights=DEFAULT_WEIGHTS))
+    else:
+        weighing = weigh(kept, options)
     verify_vectors(kept)
     if holdout is not None:
         seen = answer_holdout(kept, holdout, resolution=options.resolution, progress=progress)
     if options.weights == names.FITTED and seen is not None:
-        fit = fit_on_holdout(kept, seen, scale=SCALE)
-        weights, fitted, report = fit.weights, fit.fitted, fit.report
+        fit = fit_on_holdout(kept, seen, start=weighing)
+        weighing, fitted, report = fit.weighing, fit.fitted, fit.report
     cascade, saved = None, None
     if options.cascade:
-        cascade, saved = cascade_of(kept, weights, options, seen, fitted, scale=SCALE)
-    model = build_ensemble(
-        kept, weights, options=options, scale=SCALE, fitted=fitted, cascade=cascade
-    )
+        cascade, saved = cascade_of(kept, weighing, options, seen, fitted)
+    how: dict[str, Any] = {
+        "options": options,
+        "scale": weighing.scale,
+        "fitted": fitted,
+        "cascade": cascade,
+    }
+    model = build_ensemble(kept, weighing.weights, **how)
     check_model(model, "ensemble")
-    prove(model, kept, weights, options=options, scale=SCALE, fitted=fitted, cascade=cascade)
+    prove(model, kept, weighing.weights, **how)
     return Merged(
         model=model,
         sha256=sha256(model),
         options=options,
         files=kept,
-        weights=weights,
+        weights=weighing.weights,
+        scale=weighing.scale,
         refused=agreement.refused,
         fitted=fitted,
         holdout=report,
@@ -255,26 +260,3 @@ def _refuse(agreement: Agreement, *, skip_refused: bool) -> None:
             f"merge: {len(agreement.refused)} of {total} files refused: {reasons}. Mend them, or "
             f"merge the other {len(agreement.files)} with --skip-refused"
         )
-
-
-def weigh(files: Sequence[BranchFile], options: Options) -> NDArray[np.float64]:
-    """Return the weights ``(files,)`` that a rule without a holdout gives, 0 if it weighs nothing.
-
-    Raises:
-        UsageError: the plan's weights were asked for, and it has none for these files.
-    """
-    if options.robust is not None:
-        return np.zeros(len(files))
-    members = [f.manifest.member() for f in files]
-    if options.weights == "plan":
-        declared = files[0].plan.fusion.weights
-        if declared is None:
-            raise UsageError(
-                "--weights plan: the plan declares no weights; it needs [fusion] weights = "
-                "{ branch = number }. Choose another rule"
-            )
-        try:
-            return plan_weights(members, declared)
-        except ValueError as error:
-            raise UsageError(f"--weights plan: {error}") from None
-    return DATA_FREE[options.weights](members)

@@ -13,7 +13,7 @@ from exporter._cascade import stages_of
 from exporter._prove_cascade import cascade_difference, difference
 from exporter._session import run
 from exporter.branch import VECTOR_TOLERANCE, vector_difference
-from exporter.ensemble import Fitted, class_prior
+from exporter.ensemble import Fitted, Weights, class_prior
 from exporter.options import Cascade, Options
 from exporter.read import BranchFile
 from exporter.split import branch_bytes
@@ -42,7 +42,7 @@ def verify_vectors(files: Sequence[BranchFile]) -> None:
 def prove(
     model: bytes,
     files: Sequence[BranchFile],
-    weights: Sequence[float],
+    weights: Weights,
     *,
     options: Options,
     scale: float,
@@ -54,7 +54,7 @@ def prove(
     Args:
         model: bytes of the ensemble.
         files: the branch files in it, in order.
-        weights: one per file; a robust rule reads none.
+        weights: K per file; a robust rule reads none.
         options: layout, resolution and robust rule count.
         scale: a of the fusion.
         fitted: its biases count; without it they are 0.
@@ -76,12 +76,13 @@ def prove(
         "scale": scale,
     }
     if cascade:
+        stages, w = stages_of(files), np.array(weights)
         worst = cascade_difference(
-            model, given, logits, members, weights, stages_of(files), cascade.threshold, fusion
+            model, given, logits, members, w, stages, cascade.threshold, fusion
         )
     else:
         expected = (
-            fuse(logits, members, weights, **fusion)
+            fuse(logits, members, np.array(weights), **fusion)
             if options.robust is None
             else fuse_median(logits, members, prior=fusion["prior"])
         )

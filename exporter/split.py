@@ -29,7 +29,7 @@ class Content:
         scale: a of the fusion.
         made_by: the version of edge-stl that merged it.
         files: the branch files in it, in order; `branch_bytes` gives their bytes.
-        weights: one per file; 0 under a robust rule, which weighs nothing.
+        weights: K per file; 0 under a robust rule, which weighs nothing.
         fitted: what came from a holdout, none unless the weights were fitted on one.
         cascade: the threshold and where it came from, none unless it is a cascade.
     """
@@ -39,7 +39,7 @@ class Content:
     scale: float
     made_by: str
     files: tuple[BranchFile, ...]
-    weights: tuple[float, ...]
+    weights: tuple[tuple[float, ...], ...]
     fitted: Fitted | None
     cascade: Cascade | None
 
@@ -85,7 +85,7 @@ def members_of(data: bytes, *, name: str) -> Content:
         plan = plan_from_document(record["plan"], where=f"{name}, its plan")
         options = Options(**record["options"])
         entries = [
-            (manifest_of(m["manifest"]), str(m["sha256"]), _weight(m, options))
+            (manifest_of(m["manifest"]), str(m["sha256"]), _weights(m, options, len(plan.classes)))
             for m in record["members"]
         ]
         scale, made_by = float(record["scale"]), str(record["made_by"])
@@ -112,18 +112,21 @@ def branch_bytes(file: BranchFile) -> bytes:
     return build_branch(file.manifest, file.plan, file.parameters)
 
 
-def _weight(member: dict[str, Any], options: Options) -> float:
-    """Return the weight of a member.
+def _weights(member: dict[str, Any], options: Options, classes: int) -> tuple[float, ...]:
+    """Return the weights of a member, one per class.
 
     Raises:
-        KeyError: there is none, and the rule weighs.
-        ValueError: there is one, and the rule weighs nothing.
+        KeyError: there are none, and the rule weighs.
+        ValueError: there are some, and the rule weighs nothing; or they cannot be.
     """
-    if options.robust is None:
-        return float(member["weight"])
-    if "weight" in member:
-        raise ValueError(f"a weight beside robust {options.robust!r}")
-    return 0.0
+    if options.robust is not None:
+        if "weights" in member:
+            raise ValueError(f"weights beside robust {options.robust!r}")
+        return (0.0,) * classes
+    weights = tuple(float(w) for w in member["weights"])
+    if len(weights) != classes or not all(0 <= w < math.inf for w in weights):
+        raise ValueError(f"weights {weights} for {classes} classes")
+    return weights
 
 
 def _fitted(record: dict[str, Any], options: Options, classes: int) -> Fitted | None:

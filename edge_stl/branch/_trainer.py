@@ -318,7 +318,10 @@ class Trainer:
 
     def answers(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return logits ``(n, K)`` of images ``(n, r, r, C)`` at the native resolution."""
-        parts = [self.logits(self._bands(part)) for part in _chunks(images, self._at_once)]
+        size = self._at_once
+        parts = [
+            self.logits(self._bands(images[i : i + size])) for i in range(0, len(images), size)
+        ]
         return np.concatenate([np.zeros((0, len(self.plan.classes)), np.float32), *parts])
 
     def finish(self) -> Trained:

@@ -119,6 +119,7 @@ def merge(
     _need_merge_extra()
     from edge_stl.durable import write_durably
     from exporter.merge import merge_paths
+    from exporter.weighing import mean_weight
 
     with ProgressReporter(quiet=quiet or json) as reporter:
         how: dict[str, Any] = {
@@ -137,11 +138,11 @@ def merge(
         {
             "branch": f.manifest.branch,
             "box": f.manifest.box,
-            "weight": None if merged.options.robust else weight,
+            "weight": None if merged.options.robust else mean_weight(own),
             "images": sum(f.manifest.images.train),
             "largest_change": merged.largest_change(index),
         }
-        for index, (f, weight) in enumerate(zip(merged.files, merged.weights, strict=True))
+        for index, (f, own) in enumerate(zip(merged.files, merged.weights, strict=True))
     ]
     if json:
         print_json(

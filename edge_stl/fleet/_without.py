@@ -10,7 +10,8 @@ from edge_stl.fusion import score
 from edge_stl.fusion.fitted import answers, votes_of
 from edge_stl.predict import Evaluation
 from exporter.ensemble import class_prior
-from exporter.merge import SCALE, Merged, weigh
+from exporter.merge import Merged
+from exporter.weighing import weigh
 
 
 def without_each(merged: Merged, evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -30,7 +31,7 @@ def without_each(merged: Merged, evaluation: Evaluation) -> list[dict[str, Any]]
         those who are.
     """
     plan = merged.files[0].plan
-    votes = votes_of(evaluation.branch_probabilities, [f.manifest.member() for f in merged.files])
+    members = [f.manifest.member() for f in merged.files]
     prior, bias = np.array(class_prior(plan)), np.zeros(len(plan.classes))
     rows = []
     for box in sorted({f.manifest.box for f in merged.files}):
@@ -39,7 +40,9 @@ def without_each(merged: Merged, evaluation: Evaluation) -> list[dict[str, Any]]
         if weights is None:
             rows.append(dict.fromkeys(_KEYS) | {"box": box})
             continue
-        scores = score(answers(votes, weights, bias, prior=prior), evaluation.labels)
+        votes = votes_of(evaluation.branch_probabilities, members, weights)
+        p = answers(votes, np.ones(len(members)), bias, prior=prior)
+        scores = score(p, evaluation.labels)
         whole = evaluation.scores
         rows.append(
             {
@@ -57,12 +60,13 @@ _KEYS = ("box", "accuracy", "macro_accuracy", "cost", "macro_cost")
 
 
 def _weights(merged: Merged, kept: Sequence[int]) -> Any:
-    """Return a weight per file of the whole, 0 where it is not kept; None where there is none."""
+    """Return weights times a, ``(files, K)``, 0 for files not kept; None where there are none."""
     if not kept:
         return None
-    weights = np.zeros(len(merged.files))
     try:
-        weights[list(kept)] = SCALE * weigh([merged.files[i] for i in kept], merged.options)
+        found = weigh([merged.files[i] for i in kept], merged.options)
     except UsageError:  # the plan gives no weight to any of those who are left
         return None
+    weights = np.zeros((len(merged.files), found.matrix.shape[1]))
+    weights[list(kept)] = found.scale * found.matrix
     return weights

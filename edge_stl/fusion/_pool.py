@@ -101,7 +101,7 @@ def fuse(
     *,
     prior: NDArray[np.floating] | None = None,
     bias: NDArray[np.floating] | None = None,
-    scale: float = 1.0,
+    scale: float | NDArray[np.floating] = 1.0,
     clip: float = CLIP,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Fuse the logits of all branch files.
@@ -112,7 +112,7 @@ def fuse(
         weights: w, ``(members, K)``; what stands at a class that a box never saw counts nothing.
         prior: ``(K,)`` shares of the classes, by default uniform.
         bias: b, ``(K,)``, by default 0.
-        scale: a.
+        scale: a; one for all classes, or ``(K,)``.
         clip: e.
 
     Returns:

@@ -84,7 +84,8 @@ def _capped(weights: Weights, able: NDArray[np.bool_], index: NDArray[np.intp]) 
             break
         total[takers] += excess * total[takers] / total[takers].sum()
     capped: Weights = weights * (total / np.where(original > 0, original, 1.0))[index]
-    return capped / capped.sum()
+    shares: Weights = capped / capped.sum()
+    return shares
 
 
 def uniform_weights(members: Sequence[Member]) -> Weights:
@@ -123,8 +124,7 @@ def plan_weights(members: Sequence[Member], declared: Mapping[str, float]) -> We
     if not share.sum() > 0:
         raise ValueError(f"the plan's weights {dict(declared)} are 0 for every branch given")
     raw = share[:, None] * _speaks(members)
-    total = raw.sum(axis=0)
-    return np.divide(raw, total, out=np.zeros_like(raw), where=total > 0)
+    return per_class(raw)
 
 
 def calibration_scale(weights: NDArray[np.floating]) -> float:
@@ -159,8 +159,15 @@ def _shares(raw: NDArray[np.float64], members: Sequence[Member]) -> Weights:
     speaks = _speaks(members)
     silent = ~(raw.sum(axis=0) > 0)
     filled = np.where(silent, speaks.astype(np.float64), raw)
-    total = filled.sum(axis=0)
-    return np.divide(filled, total, out=np.zeros_like(filled), where=total > 0)
+    return per_class(filled)
+
+
+def per_class(raw: NDArray[np.floating]) -> Weights:
+    """Return ``(members, K)`` divided by the sum of every class; a class of sum 0 stays 0."""
+    wide = np.asarray(raw, dtype=np.float64)
+    total = wide.sum(axis=0)
+    shares: Weights = np.divide(wide, total, out=np.zeros_like(wide), where=total > 0)
+    return shares
 
 
 DATA_FREE: dict[str, Callable[[Sequence[Member]], Weights]] = {

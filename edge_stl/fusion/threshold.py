@@ -52,18 +52,18 @@ def stage_answers(
     Args:
         branch_probabilities: ``(N, members, K)`` of the full ensemble.
         members: in the same order.
-        weights: w, ``(members,)``.
+        weights: w, ``(members, K)``, 0 where a member does not speak for a class.
         stages: indices of the members, coarse first.
         prior: ``(K,)`` shares of the classes, by default uniform.
         bias: b, ``(K,)``, by default 0.
         scale: a.
     """
-    votes = votes_of(branch_probabilities, members)
-    factors = stage_factors(members, list(weights), stages)
+    votes = votes_of(branch_probabilities, members, weights)
+    factors = stage_factors(weights, stages)
     offset = np.zeros(votes.shape[2]) if bias is None else bias
     return np.stack(
         [
-            answers(votes[index], scale * factor * weights[index], offset, prior=prior)
+            answers(scale * factor * votes[index], np.ones(len(index)), offset, prior=prior)
             for index, factor in zip(asked_so_far(stages), factors, strict=True)
         ]
     )
