@@ -138,7 +138,7 @@ def _rules(
     alone = [float((z.argmax(axis=1) == labels).mean()) for z in measured]
     rows["mean of the branches alone"] = {"accuracy": float(np.mean(alone))}
     weights = reliability_weights(members)
-    for name, scale in (("1", 1.0), ("sqrt(n) / 2", calibration_scale(weights))):
+    for name, scale in (("1", 1.0), ("by the files per class", calibration_scale(weights))):
         p, _ = fuse(measured, members, weights, scale=scale)
         rows[f"reliability, scale {name}"] = _scored(p, labels)
     rows |= _fitted(members, weights, (held, held_labels), (measured, labels), select=select)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edge_stl.fusion._pool import Member
 from edge_stl.fusion._scores import score
-from edge_stl.fusion.fitted import answers, fit_votes, votes_of
+from edge_stl.fusion.fitted import PULL, answers, fit_votes, votes_of
 
 
 FOLDS = 5
@@ -95,7 +95,7 @@ def cross_fit(
     *,
     start: NDArray[np.floating],
     prior: NDArray[np.floating] | None = None,
-    pull: float = 1.0,
+    pull: float = PULL,
 ) -> Verdict:
     """Fit on four parts of a holdout, measure on the fifth, in turn; see `fit_weights`.
 

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from edge_stl.fusion._pool import Member, evidence, softmax
 
 
+PULL = 10.0
+"""Strength of the pull that did best with 100 to 500 images (``docs/results.md``)."""
+
 _TINY = 1e-300
 _CLOSE = 1e-10
 """Slope at which the minimum counts as found: the answer is good to more digits than are kept."""
@@ -41,7 +44,7 @@ def fit_weights(
     *,
     start: NDArray[np.floating],
     prior: NDArray[np.floating] | None = None,
-    pull: float = 1.0,
+    pull: float = PULL,
 ) -> Fit:
     """Return the factors and biases with the smallest penalized log-loss on a holdout.
 
@@ -125,7 +128,7 @@ def fit_votes(
     labels: NDArray[np.integer],
     *,
     prior: NDArray[np.floating] | None = None,
-    pull: float = 1.0,
+    pull: float = PULL,
 ) -> Fit:
     """Return the fit of weighted evidence ``(members, N, K)``; the rest as `fit_weights`."""
     from scipy.optimize import minimize  # an extra of the desk
