@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edge_stl.errors import DataError
 from edge_stl.fusion import largest_change
 from exporter import names
@@ -113,6 +111,6 @@ def _branch(
     if weights is not None:
         row |= {
             "weight": mean_weight(weights),
-            "largest_change": largest_change(np.array(weights), scale=scale),
+            "largest_change": largest_change(weights, scale=scale),
         }
     return row

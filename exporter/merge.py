@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edge_stl.errors import MergeRefused, UsageError
 from edge_stl.fusion import largest_change
 from exporter import names
@@ -73,7 +71,7 @@ class Merged:
         """
         if self.options.robust is not None:
             return None
-        return largest_change(np.array(self.weights[index]), scale=self.scale)
+        return largest_change(self.weights[index], scale=self.scale)
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -82,7 +82,7 @@ def prove(
         )
     else:
         expected = (
-            fuse(logits, members, np.array(weights), **fusion)
+            fuse(logits, members, weights, **fusion)
             if options.robust is None
             else fuse_median(logits, members, prior=fusion["prior"])
         )

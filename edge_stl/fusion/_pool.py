@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 
 CLIP = 0.01
@@ -97,7 +97,7 @@ def evidence(
 def fuse(
     logits: Sequence[NDArray[np.floating]],
     members: Sequence[Member],
-    weights: NDArray[np.floating],
+    weights: ArrayLike,
     *,
     prior: NDArray[np.floating] | None = None,
     bias: NDArray[np.floating] | None = None,
@@ -122,14 +122,12 @@ def fuse(
     share = np.full(classes, 1 / classes) if prior is None else np.asarray(prior, np.float64)
     score = np.log(share / share.sum()) + (0.0 if bias is None else bias)
     each = [member_probabilities(z, m) for z, m in zip(logits, members, strict=True)]
-    for p, member, own in zip(each, members, weights, strict=True):
+    for p, member, own in zip(each, members, np.asarray(weights, np.float64), strict=True):
         score = score + scale * own * evidence(p, member.seen, clip=clip)
     return softmax(np.broadcast_to(score, each[0].shape)), np.stack(each, axis=1)
 
 
-def largest_change(
-    weights: NDArray[np.floating], *, scale: float = 1.0, clip: float = CLIP
-) -> float:
+def largest_change(weights: ArrayLike, *, scale: float = 1.0, clip: float = CLIP) -> float:
     """Return by how much a branch file can move any probability, whatever it says.
 
     The log-odds between classes c and d move by at most ``a (w_c + w_d) log((1 - e) / e)`` against

@@ -235,12 +235,12 @@ def test_the_printed_bound_holds_for_weights_above_one_and_for_biases(desk: Desk
         weights = [weight, 0.8, 0.0, 1.3]
         loud, silent = (
             run(
-                build_ensemble(files, w, options=FITTED, scale=merge_room.SCALE, fitted=biases),
+                build_ensemble(files, w, options=FITTED, scale=merged.scale, fitted=biases),
                 {names.ENSEMBLE_INPUT: images},
             )[0]
             for w in (weights, [0.0, *weights[1:]])
         )
-        bound = largest_change(weight, scale=merge_room.SCALE)
+        bound = largest_change(weight, scale=merged.scale)
         assert 0 < np.abs(loud - silent).max() <= bound <= 1
 
 

@@ -145,7 +145,7 @@ def test_ensemble_equals_bands_branch_graphs_and_oracle(
         logits, members, merged.weights, prior=np.array([0.5, 0.2, 0.3]), scale=1.0
     )
     planes = build_ensemble(
-        merged.files, merged.weights, options=Options(layout="nchw"), scale=merge_room.SCALE
+        merged.files, merged.weights, options=Options(layout="nchw"), scale=merged.scale
     )
     for model, layout in ((merged.model, "nhwc"), (planes, "nchw")):
         got, got_rows = run(model, given(images, layout))
@@ -341,5 +341,5 @@ def test_a_silent_branch_moves_nothing(merged_of: Callable[..., Merged]):
     ]  # fmt: skip
     assert len(loud) < len(merged.files)
     images = given(noise(plan, 4), "nhwc")
-    without = build_ensemble(loud, weights, options=Options(), scale=merge_room.SCALE)
+    without = build_ensemble(loud, weights, options=Options(), scale=merged.scale)
     assert_parity(run(merged.model, images)[0], run(without, images)[0], kind="same_input")

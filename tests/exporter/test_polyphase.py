@@ -192,7 +192,7 @@ def test_the_ensemble_equals_the_oracle_of_numpy_and_that_of_torch(
         "nhwc": (merged.model, images),
         "nchw": (
             build_ensemble(
-                merged.files, merged.weights, options=Options(layout="nchw"), scale=merge_room.SCALE
+                merged.files, merged.weights, options=Options(layout="nchw"), scale=merged.scale
             ),
             images.transpose(0, 3, 1, 2),
         ),
