@@ -21,7 +21,8 @@ GEOMETRIC_P = 0.5
 DOUBT = 100
 """Validation images at chance that are added to those a box measured its loss on."""
 
-_STEEPNESS, _GROWTH = 0.7, 0.25
+_STEEPNESS = 0.7
+_GROWTH = 0.25
 
 
 def reliability(member: Member) -> float:
@@ -144,7 +145,8 @@ def calibration_scale(weights: NDArray[np.floating]) -> float:
     squares = np.square(np.asarray(weights, dtype=np.float64)).sum(axis=0)
     if not squares.any():
         return 1.0
-    return _STEEPNESS * float((1 / squares[squares > 0]).mean()) ** _GROWTH
+    effective = float((1 / squares[squares > 0]).mean())
+    return _STEEPNESS * effective**_GROWTH
 
 
 def _counts(members: Sequence[Member]) -> NDArray[np.float64]:
