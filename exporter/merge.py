@@ -29,8 +29,8 @@ from exporter.options import (
     warnings_of,
 )
 from exporter.prove import prove, verify_vectors
-from exporter.read import BranchFile
-from exporter.split import Content, members_of
+from exporter.read import BranchFile, parse_model
+from exporter.split import Content, ensemble_record, members_of
 
 
 SCALE = 1.0
@@ -154,6 +154,9 @@ def merge_files(
     model = build_ensemble(
         kept, weights, options=options, scale=SCALE, fitted=fitted, cascade=cascade
     )
+    if saved is not None:
+        record = ensemble_record(parse_model(model), name="ensemble")
+        saved = replace(saved, stages=tuple(record["cascade"]["stages"]))
     check_model(model, "ensemble")
     prove(model, kept, weights, options=options, scale=SCALE, fitted=fitted, cascade=cascade)
     return Merged(
@@ -192,12 +195,12 @@ def change_ensemble(
         add: branch files.
         options: other options than those it was made with.
         skip_refused: go on without added files that may not be merged.
-        holdout: as `merge_paths`; weights that came from one need one again.
+        holdout: as `merge_paths`; weights and thresholds that came from one need one again.
         progress: as `merge_paths`.
 
     Raises:
-        UsageError: an id names nothing in the ensemble, nothing would be left, or its weights came
-            from a holdout and there is neither one now nor a rule that needs none.
+        UsageError: an id names nothing in the ensemble, nothing would be left, or its weights or
+            threshold came from a holdout and there is neither one now nor what needs none.
         IntegrityError: the ensemble does not give back the files it was made of.
         MergeRefused: as `merge_paths`.
     """
