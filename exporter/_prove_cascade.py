@@ -48,6 +48,7 @@ def cascade_difference(
     loaded = session(model)
     index = [stage.members for stage in stages]
     worst = 0.0
+    every: set[float] = {0.0, 1.0}
     for part in [slice(i, i + 1) for i in range(len(given))] + [slice(None)]:
         some = [z[part] for z in logits]
 
@@ -55,7 +56,10 @@ def cascade_difference(
             return cascade(some, members, weights, index, threshold=t, **fusion)
 
         sure = _confidences(expect, index)
-        between = [(a + b) / 2 for a, b in pairwise(sorted({0.0, *sure, 1.0})) if b - a > _APART]
+        # Those of single images are thresholds for the batch too: one that is above the least sure
+        # image and below the surest tells a gate that asks the wrong one.
+        every |= {*sure}
+        between = [(a + b) / 2 for a, b in pairwise(sorted(every)) if b - a > _APART]
         for t in [None, 0.0, *between, 1.0]:
             if t is None and min(abs(c - threshold) for c in sure) < _APART:
                 continue  # a rounding error would decide
