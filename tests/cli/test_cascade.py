@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from edge_stl.cli import main
+from edge_stl.fusion import threshold
 from edge_stl.plan import new_plan
 
 
@@ -93,11 +94,15 @@ def test_a_cascade_goes_the_whole_way(desk: Path, told: Told, tmp_path: Path):
 
 
 def test_a_threshold_that_saves_nothing_is_said(
-    desk: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    desk: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    monkeypatch.setattr(threshold, "choose_threshold", lambda *_, **__: 1.0)
     files = [str(f) for f in sorted((desk / "branches").iterdir())]
     how = ["--cascade", "--holdout", str(desk / "photos"), "--cascade-loss", "0"]
     assert main(["merge", *files, "-o", str(tmp_path / "c.onnx"), *how]) == 0
     out, err = capsys.readouterr()
-    saved = "confidence threshold 1\n" not in out
-    assert saved or "warning: no threshold below 1 keeps the accuracy" in err
+    assert "confidence threshold 1\n" in out
+    assert "warning: no threshold below 1 keeps the accuracy" in err
