@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from edge_stl.errors import MergeRefused, UsageError
 from edge_stl.fusion import DATA_FREE, largest_change, plan_weights
 from exporter import names
+from exporter._memory import hold_once
 from exporter._session import check_model
 from exporter.agree import Agreement, Refusal, agree, read_all
 from exporter.ensemble import Fitted, build_ensemble
@@ -128,16 +129,17 @@ def merge_files(
     fitted, report = None, None
     if holdout is None:
         weights = tuple(float(w) for w in weigh(kept, options))
-        verify_vectors(kept)
+        logits = verify_vectors(kept, options)
     else:
-        verify_vectors(kept)
+        logits = verify_vectors(kept, options)
         fit = fit_on_holdout(
             kept, holdout, scale=SCALE, resolution=options.resolution, progress=progress
         )
         weights, fitted, report = fit.weights, fit.fitted, fit.report
     model = build_ensemble(kept, weights, options=options, scale=SCALE, fitted=fitted)
-    check_model(model, "ensemble")
-    prove(model, kept, weights, options=options, scale=SCALE, fitted=fitted)
+    hold_once(kept, model)
+    running = check_model(model, "ensemble")
+    prove(running, kept, weights, logits=logits, options=options, scale=SCALE, fitted=fitted)
     return Merged(
         model=model,
         sha256=sha256(model),
