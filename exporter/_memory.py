@@ -4,34 +4,33 @@ import ctypes
 from collections.abc import Sequence
 
 import numpy as np
-
-from exporter.read import BranchFile
+from numpy.typing import NDArray
 
 
 _WORTH = 1 << 16
 """Bytes of a tensor from which on sharing saves more than it costs."""
 
 
-def hold_once(files: Sequence[BranchFile], model: bytes) -> None:
+def hold_once(files: Sequence[dict[str, NDArray[np.float32]]], model: bytes) -> None:
     """Replace the large tensors of branch files by views of the same bytes in their ensemble.
 
     Files and ensemble are of one size, and what follows, the checker and onnxruntime, needs that
     memory. A tensor whose bytes are not found stays as it is: the values never change.
 
     Args:
-        files: in the order of the ensemble.
+        files: the parameters of each, in the order of the ensemble; changed in place.
         model: its bytes.
     """
     at = 0
-    for file in files:
-        for name, array in file.parameters.items():
+    for parameters in files:
+        for name, array in parameters.items():
             if array.nbytes < _WORTH:
                 continue
             found = model.find(array.astype("<f4", copy=False).tobytes(), at)
             if found >= 0:
                 at = found
                 view = np.frombuffer(model, dtype="<f4", count=array.size, offset=at)
-                file.parameters[name] = view.reshape(array.shape)
+                parameters[name] = view.reshape(array.shape)
     give_back()
 
 

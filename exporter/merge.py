@@ -137,7 +137,7 @@ def merge_files(
         )
         weights, fitted, report = fit.weights, fit.fitted, fit.report
     model = build_ensemble(kept, weights, options=options, scale=SCALE, fitted=fitted)
-    hold_once(kept, model)
+    hold_once([file.parameters for file in kept], model)
     running = check_model(model, "ensemble")
     prove(running, kept, weights, logits=logits, options=options, scale=SCALE, fitted=fitted)
     return Merged(
@@ -154,7 +154,7 @@ def merge_files(
 
 
 def change_ensemble(
-    ensemble: bytes,
+    ensemble: bytes | Content,
     *,
     name: str,
     remove: Sequence[str] = (),
@@ -169,7 +169,7 @@ def change_ensemble(
     The result is the same, byte for byte, as merging the remaining files anew.
 
     Args:
-        ensemble: bytes of the ensemble file.
+        ensemble: bytes of the ensemble file, or what is in it.
         name: what it is called in messages.
         remove: box ids or ``branch.box`` ids.
         add: branch files.
@@ -184,7 +184,7 @@ def change_ensemble(
         IntegrityError: the ensemble does not give back the files it was made of.
         MergeRefused: as `merge_paths`.
     """
-    content = members_of(ensemble, name=name)
+    content = members_of(ensemble, name=name) if isinstance(ensemble, bytes) else ensemble
     wanted = options or content.options
     _need_holdout_again(content, wanted, holdout, name)
     keep = list(content.files)
