@@ -83,9 +83,9 @@ class Graph:
         after = onnx.ModelProto(opset_import=[helper.make_opsetid("", names.OPSET)])
         for key in sorted(metadata):
             after.metadata_props.add(key=key, value=metadata[key])
-        parts = [_bytes(onnx.GraphProto(node=self._nodes, name=name))]
+        parts: list[Any] = [_bytes(onnx.GraphProto(node=self._nodes, name=name))]
         for header, array in self._initializers.values():
-            numbers = memoryview(array.reshape(-1)).cast("B")
+            numbers = array.reshape(-1).view(np.uint8)
             own = header + _field(TensorProto, "raw_data", len(numbers))
             parts += [_field(onnx.GraphProto, "initializer", len(own) + len(numbers)), own, numbers]
         parts.append(_bytes(onnx.GraphProto(input=list(inputs), output=list(outputs))))
