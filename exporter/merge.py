@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from edge_stl.errors import MergeRefused, UsageError
 from edge_stl.fusion import DATA_FREE, largest_change, plan_weights
 from exporter import names
+from exporter._memory import hold_once
 from exporter._session import check_model
 from exporter.agree import Agreement, Refusal, agree, read_all
 from exporter.cascade_threshold import (
@@ -142,7 +144,7 @@ def merge_files(
         weights = tuple(float(w) for w in weigh(kept, options))
     else:
         need_scipy()
-    verify_vectors(kept)
+    logits = verify_vectors(kept, options)
     if holdout is not None:
         seen = answer_holdout(kept, holdout, resolution=options.resolution, progress=progress)
     if options.weights == names.FITTED and seen is not None:
@@ -151,14 +153,19 @@ def merge_files(
     cascade, saved = None, None
     if options.cascade:
         cascade, saved = cascade_of(kept, weights, options, seen, fitted, scale=SCALE)
-    model = build_ensemble(
-        kept, weights, options=options, scale=SCALE, fitted=fitted, cascade=cascade
-    )
+    how: dict[str, Any] = {
+        "options": options,
+        "scale": SCALE,
+        "fitted": fitted,
+        "cascade": cascade,
+    }
+    model = build_ensemble(kept, weights, **how)
     if saved is not None:
         record = ensemble_record(parse_model(model), name="ensemble")
         saved = replace(saved, stages=tuple(record["cascade"]["stages"]))
-    check_model(model, "ensemble")
-    prove(model, kept, weights, options=options, scale=SCALE, fitted=fitted, cascade=cascade)
+    hold_once([file.parameters for file in kept], model)
+    running = check_model(model, "ensemble")
+    prove(running, kept, weights, logits=logits, **how)
     return Merged(
         model=model,
         sha256=sha256(model),
@@ -174,7 +181,7 @@ def merge_files(
 
 
 def change_ensemble(
-    ensemble: bytes,
+    ensemble: bytes | Content,
     *,
     name: str,
     remove: Sequence[str] = (),
@@ -189,7 +196,7 @@ def change_ensemble(
     The result is the same, byte for byte, as merging the remaining files anew.
 
     Args:
-        ensemble: bytes of the ensemble file.
+        ensemble: bytes of the ensemble file, or what is in it.
         name: what it is called in messages.
         remove: box ids or ``branch.box`` ids.
         add: branch files.
@@ -204,7 +211,7 @@ def change_ensemble(
         IntegrityError: the ensemble does not give back the files it was made of.
         MergeRefused: as `merge_paths`.
     """
-    content = members_of(ensemble, name=name)
+    content = members_of(ensemble, name=name) if isinstance(ensemble, bytes) else ensemble
     wanted = options or content.options
     _need_holdout_again(content, wanted, holdout, name)
     keep = list(content.files)

@@ -285,10 +285,10 @@ def _change(
         raise UsageError(
             f"--remove and --add change exactly one ensemble; {len(files)} files were named"
         )
-    data, name = read_bytes(files[0]), files[0].name
-    old = members_of(data, name=name).options
-    options = _chosen(old, weights, layout, resolution, robust, gate)
-    return change_ensemble(data, name=name, options=options, **how)
+    name = files[0].name
+    content = members_of(read_bytes(files[0]), name=name)  # its bytes are not needed any more
+    options = _chosen(content.options, weights, layout, resolution, robust, gate)
+    return change_ensemble(content, name=name, options=options, **how)
 
 
 def split(
