@@ -25,7 +25,8 @@ class Graph:
 
     def __init__(self, *, outer: "Graph | None" = None, scope: str = "") -> None:
         self._nodes: list[onnx.NodeProto] = []
-        self._initializers: dict[str, onnx.TensorProto] = {}
+        # header and numbers apart, so that a large model is in memory once until it is put together
+        self._initializers: dict[str, tuple[bytes, NDArray[Any]]] = {}
         self._outer = outer
         self._scope = scope
 
@@ -64,13 +65,14 @@ class Graph:
         if self._outer is not None and self._outer.holds(name):
             name = f"{self._scope}{name}"
         array = np.asarray(values, order="C")  # ascontiguousarray would make a scalar a vector
-        tensor = TensorProto(
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        header = TensorProto(
             name=name,
-            data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
+            data_type=helper.np_dtype_to_tensor_dtype(array.dtype.newbyteorder("=")),
             dims=array.shape,
-            raw_data=array.astype(array.dtype.newbyteorder("<")).tobytes(),
-        )
-        if self._initializers.setdefault(name, tensor) != tensor:
+        ).SerializeToString(deterministic=True)
+        held_header, held = self._initializers.setdefault(name, (header, array))
+        if held_header != header or held.tobytes() != array.tobytes():
             raise ValueError(f"initializer {name} stands twice with different values")
         return name
 
@@ -110,9 +112,11 @@ class Graph:
     def as_body(self, outputs: Sequence[onnx.ValueInfoProto]) -> onnx.GraphProto:
         """Return this graph as a body with these outputs."""
         name = f"{self._scope}body"
-        return helper.make_graph(
-            self._nodes, name, [], list(outputs), list(self._initializers.values())
-        )
+        tensors = []
+        for header, array in self._initializers.values():
+            tensors.append(TensorProto.FromString(header))
+            tensors[-1].raw_data = array.tobytes()
+        return helper.make_graph(self._nodes, name, [], list(outputs), tensors)
 
     def model(
         self,
@@ -122,19 +126,43 @@ class Graph:
         outputs: Sequence[onnx.ValueInfoProto],
         metadata: Mapping[str, str],
     ) -> bytes:
-        """Return the serialized model; the same calls give the same bytes."""
-        graph = helper.make_graph(
-            self._nodes, name, list(inputs), list(outputs), list(self._initializers.values())
-        )
-        model = helper.make_model(
-            graph,
-            opset_imports=[helper.make_opsetid("", names.OPSET)],
+        """Return the serialized model; the same calls give the same bytes.
+
+        They are those of protobuf's deterministic serialization, put together from its parts,
+        because protobuf itself would hold all numbers three times.
+        """
+        before = onnx.ModelProto(
             ir_version=names.IR_VERSION,
             producer_name=names.PRODUCER,
         )
+        after = onnx.ModelProto(opset_import=[helper.make_opsetid("", names.OPSET)])
         for key in sorted(metadata):
-            model.metadata_props.add(key=key, value=metadata[key])
-        return bytes(model.SerializeToString(deterministic=True))
+            after.metadata_props.add(key=key, value=metadata[key])
+        parts: list[Any] = [_bytes(onnx.GraphProto(node=self._nodes, name=name))]
+        for header, array in self._initializers.values():
+            numbers = array.reshape(-1).view(np.uint8)
+            own = header + _field(TensorProto, "raw_data", len(numbers))
+            parts += [_field(onnx.GraphProto, "initializer", len(own) + len(numbers)), own, numbers]
+        parts.append(_bytes(onnx.GraphProto(input=list(inputs), output=list(outputs))))
+        size = sum(len(part) for part in parts)
+        return b"".join(
+            [_bytes(before), _field(onnx.ModelProto, "graph", size), *parts, _bytes(after)]
+        )
+
+
+def _bytes(message: Any) -> bytes:
+    return bytes(message.SerializeToString(deterministic=True))
+
+
+def _field(message: Any, name: str, size: int) -> bytes:
+    """Return what stands before a field of ``size`` bytes on protobuf's wire: tag and length."""
+    out = bytearray()
+    for number in (message.DESCRIPTOR.fields_by_name[name].number << 3 | 2, size):
+        while number > 0x7F:  # noqa: PLR2004  (seven bits a byte, the eighth says: more)
+            out.append(number & 0x7F | 0x80)
+            number >>= 7  # noqa: PLW2901  (consumed)
+        out.append(number)
+    return bytes(out)
 
 
 def value(name: str, dtype: int, shape: Sequence[str | int]) -> onnx.ValueInfoProto:

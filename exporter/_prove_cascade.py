@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from edge_stl.fusion import Member, cascade
 from exporter import names
 from exporter._cascade import Stage
-from exporter._session import session
+from exporter._session import run
 
 
 _APART = 1e-5
@@ -20,7 +20,7 @@ Answer = Sequence[NDArray[np.floating]]
 
 
 def cascade_difference(
-    model: bytes,
+    model: Any,
     given: NDArray[np.uint8],
     logits: Sequence[NDArray[np.floating]],
     members: Sequence[Member],
@@ -36,7 +36,7 @@ def cascade_difference(
     turn to answer where the images let it.
 
     Args:
-        model: bytes of the cascade.
+        model: the cascade, as a session.
         given: images ``(N, …)`` uint8 in the graph's layout.
         logits: ``(N, K)`` per member.
         members: the branch files.
@@ -45,9 +45,9 @@ def cascade_difference(
         threshold: the one in the file.
         fusion: what `edge_stl.fusion.cascade` takes beside.
     """
-    loaded = session(model)
     index = [stage.members for stage in stages]
     worst = 0.0
+    every: set[float] = {0.0, 1.0}
     for part in [slice(i, i + 1) for i in range(len(given))] + [slice(None)]:
         some = [z[part] for z in logits]
 
@@ -55,14 +55,17 @@ def cascade_difference(
             return cascade(some, members, weights, index, threshold=t, **fusion)
 
         sure = _confidences(expect, index)
-        between = [(a + b) / 2 for a, b in pairwise(sorted({0.0, *sure, 1.0})) if b - a > _APART]
+        # Those of single images are thresholds for the batch too: one that is above the least sure
+        # image and below the surest tells a gate that asks the wrong one.
+        every |= {*sure}
+        between = [(a + b) / 2 for a, b in pairwise(sorted(every)) if b - a > _APART]
         for t in [None, 0.0, *between, 1.0]:
             if t is None and min(abs(c - threshold) for c in sure) < _APART:
                 continue  # a rounding error would decide
             inputs = {names.ENSEMBLE_INPUT: given[part]}
             if t is not None:
                 inputs[names.THRESHOLD] = np.array(t, np.float32)
-            got = loaded.run(None, inputs)
+            got = run(model, inputs)
             worst = max(worst, difference(got, expect(threshold if t is None else t)))
     return worst
 

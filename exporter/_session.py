@@ -7,17 +7,22 @@ import onnx
 from numpy.typing import NDArray
 
 from edge_stl.errors import CheckError
+from exporter._memory import give_back
 
 
-def check_model(model: bytes, where: str) -> None:
+def check_model(model: bytes, where: str) -> Any:
     """Put a model through the full checker and load it from bytes in onnxruntime.
+
+    Returns:
+        the session, ready to run.
 
     Raises:
         CheckError: either refuses it.
     """
     try:
         onnx.checker.check_model(model, full_check=True)
-        session(model)
+        give_back()  # what the checker held, before onnxruntime wants as much again
+        return session(model)
     except Exception as error:  # noqa: BLE001  (both raise several unrelated types)
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckError(f"{where}: not a valid model: {first}") from None
@@ -35,6 +40,7 @@ def session(model: bytes, *, threads: int = 1) -> Any:
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def run(model: bytes, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-    """Return all outputs of a model for the inputs."""
-    return list(session(model).run(None, dict(inputs)))
+def run(model: Any, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    """Return all outputs of a model, given as bytes or as a session, for the inputs."""
+    opened = session(model) if isinstance(model, bytes) else model
+    return list(opened.run(None, dict(inputs)))

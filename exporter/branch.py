@@ -5,6 +5,7 @@ numbers from a file. Nothing here needs torch.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,8 +66,8 @@ def branch_shapes(plan: Plan, branch_name: str) -> dict[str, tuple[int, ...]]:
     )
 
 
-def vector_difference(manifest: Manifest, plan: Plan, model: bytes) -> float:
-    """Run a branch on its test vector in onnxruntime.
+def vector_difference(manifest: Manifest, plan: Plan, model: Any) -> float:
+    """Run a branch, given as bytes or as a session, on its test vector in onnxruntime.
 
     Returns:
         the largest absolute difference from the expected logits, over the largest expected one
@@ -97,8 +98,8 @@ def export_branch(manifest: Manifest, plan: Plan, parameters: Parameters) -> byt
                 "Lower training.learning_rate in the plan"
             )
     model = build_branch(manifest, plan, parameters)
-    check_model(model, manifest.id)
-    difference = vector_difference(manifest, plan, model)
+    running = check_model(model, manifest.id)
+    difference = vector_difference(manifest, plan, running)
     if difference > VECTOR_TOLERANCE:
         raise CheckError(
             f"{manifest.id}: onnxruntime and torch differ by {difference:.1e} on the test vector; "

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +27,14 @@ class CascadeReport:
 
     Attributes:
         threshold: the default of the graph's input.
+        stages: as the ensemble's record has them: resolution, branches, multiply-adds.
         holdout: on images of the holdout, each with a threshold that was chosen without it; none
             where the threshold was named.
     """
 
     threshold: float
     holdout: "HoldoutTrade | None" = None
+    stages: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)

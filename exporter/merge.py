@@ -8,6 +8,7 @@ from typing import Any
 from edge_stl.errors import MergeRefused, UsageError
 from edge_stl.fusion import largest_change
 from exporter import names
+from exporter._memory import hold_once
 from exporter._session import check_model
 from exporter.agree import Agreement, Refusal, agree, read_all
 from exporter.cascade_threshold import (
@@ -28,8 +29,8 @@ from exporter.options import (
     warnings_of,
 )
 from exporter.prove import prove, verify_vectors
-from exporter.read import BranchFile
-from exporter.split import Content, members_of
+from exporter.read import BranchFile, parse_model
+from exporter.split import Content, ensemble_record, members_of
 from exporter.weighing import weigh
 
 
@@ -140,7 +141,7 @@ def merge_files(
         weighing = weigh(kept, replace(options, weights=DEFAULT_WEIGHTS))
     else:
         weighing = weigh(kept, options)
-    verify_vectors(kept)
+    logits = verify_vectors(kept, options)
     if holdout is not None:
         seen = answer_holdout(kept, holdout, resolution=options.resolution, progress=progress)
     if options.weights == names.FITTED and seen is not None:
@@ -156,8 +157,12 @@ def merge_files(
         "cascade": cascade,
     }
     model = build_ensemble(kept, weighing.weights, **how)
-    check_model(model, "ensemble")
-    prove(model, kept, weighing.weights, **how)
+    if saved is not None:
+        record = ensemble_record(parse_model(model), name="ensemble")
+        saved = replace(saved, stages=tuple(record["cascade"]["stages"]))
+    hold_once([file.parameters for file in kept], model)
+    running = check_model(model, "ensemble")
+    prove(running, kept, weighing.weights, logits=logits, **how)
     return Merged(
         model=model,
         sha256=sha256(model),
@@ -174,7 +179,7 @@ def merge_files(
 
 
 def change_ensemble(
-    ensemble: bytes,
+    ensemble: bytes | Content,
     *,
     name: str,
     remove: Sequence[str] = (),
@@ -189,22 +194,22 @@ def change_ensemble(
     The result is the same, byte for byte, as merging the remaining files anew.
 
     Args:
-        ensemble: bytes of the ensemble file.
+        ensemble: bytes of the ensemble file, or what is in it.
         name: what it is called in messages.
         remove: box ids or ``branch.box`` ids.
         add: branch files.
         options: other options than those it was made with.
         skip_refused: go on without added files that may not be merged.
-        holdout: as `merge_paths`; weights that came from one need one again.
+        holdout: as `merge_paths`; weights and thresholds that came from one need one again.
         progress: as `merge_paths`.
 
     Raises:
-        UsageError: an id names nothing in the ensemble, nothing would be left, or its weights came
-            from a holdout and there is neither one now nor a rule that needs none.
+        UsageError: an id names nothing in the ensemble, nothing would be left, or its weights or
+            threshold came from a holdout and there is neither one now nor what needs none.
         IntegrityError: the ensemble does not give back the files it was made of.
         MergeRefused: as `merge_paths`.
     """
-    content = members_of(ensemble, name=name)
+    content = members_of(ensemble, name=name) if isinstance(ensemble, bytes) else ensemble
     wanted = options or content.options
     _need_holdout_again(content, wanted, holdout, name)
     keep = list(content.files)

@@ -160,7 +160,7 @@ def need_compatible(options: Options, holdout: Path | None) -> None:
         named = " and a named --threshold need" if options.cascade else " needs"
         raise UsageError(
             f"--holdout: the rule {options.weights}{named} no images; expected --weights fitted "
-            "beside it, or --cascade without --threshold. Add one, or leave --holdout out"
+            "beside it, or --cascade with --cascade-loss. Add one, or leave --holdout out"
         )
 
 

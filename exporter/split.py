@@ -100,8 +100,17 @@ def members_of(data: bytes, *, name: str) -> Content:
     if ids != held:
         raise _damaged(name, f"its record names {ids}, its graph holds {held}")
     problem = options.problem(plan)
+    if problem is None and options.to_document() != record["options"]:
+        problem = f"options {record['options']}"
     if problem is not None:
         raise _damaged(name, f"it was merged with {problem}, which this version does not know")
+    unfit = [
+        m.id
+        for m, *_ in entries
+        if m.branch not in {b.name for b in plan.carried(options.side(plan))}
+    ]
+    if unfit:
+        raise _damaged(name, f"{unfit} have no bands at its {options.side(plan)} px")
     files = [_member(name, plan, manifest, digest, tensors) for manifest, digest, _ in entries]
     weights = tuple(weight for *_, weight in entries)
     return Content(plan, options, scale, made_by, tuple(files), weights, fitted, cascade)

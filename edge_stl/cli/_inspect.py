@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edge_stl.cli import _options as opt
+from edge_stl.cli._cascade import print_stages
 from edge_stl.cli._extras import need
 from edge_stl.cli._output import percent, print_json, print_line, print_table
 
@@ -70,6 +71,11 @@ def inspect(file: ModelFile, json: opt.Json = False) -> None:
     )
     if document.get("robust"):
         print_line(f"nothing is weighted: the {document['robust']} over the boxes answers")
+    if document.get("cascade"):
+        kept = document["cascade"]
+        chosen = f", chosen on {kept['images']} holdout images" if kept["images"] else ""
+        print_stages(kept["stages"])
+        print_line(f"a cascade with confidence threshold {kept['threshold']:g}{chosen}")
     if document.get("holdout"):
         biases = zip(document["classes"], document["holdout"]["bias"], strict=True)
         print_line(

@@ -7,8 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from edge_stl.cli import _options as opt
+from edge_stl.cli._cascade import cascade_document, cascade_options, print_cascade
 from edge_stl.cli._holdout import holdout_document, print_holdout
 from edge_stl.cli._output import ProgressReporter, print_json, print_line, print_table
+
+
+_Gate = tuple[bool | None, float | None, float | None]  # --cascade, --threshold, --cascade-loss
 
 
 class Weights(enum.StrEnum):
@@ -69,8 +73,8 @@ def merge(
         Path | None,
         typer.Option(
             metavar="IMAGES",
-            help="Labelled images that no box trained on, for --weights fitted: a folder of class "
-            "folders, or one with labels.csv.",
+            help="Labelled images that no box trained on, for --weights fitted and for the "
+            "threshold of --cascade: a folder of class folders, or one with labels.csv.",
             show_default=False,
         ),
     ] = None,
@@ -93,6 +97,33 @@ def merge(
         typer.Option(
             help="median: of the boxes that saw a class, instead of weights, for five boxes or "
             "more of which one may be hostile.  [default: none]",
+            show_default=False,
+        ),
+    ] = None,
+    cascade: Annotated[
+        bool | None,
+        typer.Option(
+            "--cascade/--no-cascade",
+            help="Answer from the coarse branches, and compute the finer ones only when that is "
+            "not sure enough. Needs --holdout or --threshold.",
+            show_default=False,
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="With --cascade: how sure a coarse answer must be, from 0 (always enough) to 1 "
+            "(never).  [default: chosen on --holdout]",
+            show_default=False,
+        ),
+    ] = None,
+    cascade_loss: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="With --cascade: accuracy that it may lose on the images of --holdout, from 0 to "
+            "1.  [default: 0.003]",
             show_default=False,
         ),
     ] = None,
@@ -121,6 +152,7 @@ def merge(
     from exporter.merge import merge_paths
     from exporter.weighing import mean_weight
 
+    gate = (cascade, threshold, cascade_loss)
     with ProgressReporter(quiet=quiet or json) as reporter:
         how: dict[str, Any] = {
             "skip_refused": skip_refused,
@@ -129,9 +161,9 @@ def merge(
         }
         if remove or add:
             given = {"remove": remove or [], "add": add or []}
-            merged = _change(files, weights, layout, resolution, robust, given | how)
+            merged = _change(files, weights, layout, resolution, robust, gate, given | how)
         else:
-            options = _chosen(None, weights, layout, resolution, robust)
+            options = _chosen(None, weights, layout, resolution, robust, gate)
             merged = merge_paths(files, options=options, **how)
     write_durably(out, merged.model)
     rows = [
@@ -160,6 +192,7 @@ def merge(
                 ],
                 "warnings": list(merged.warnings),
                 "holdout": holdout_document(merged.holdout),
+                "cascade": cascade_document(merged),
             }
         )
         return
@@ -167,6 +200,7 @@ def merge(
         _print_rows(rows)
         if merged.holdout is not None:
             print_holdout(merged.holdout)
+        print_cascade(merged, holdout_told=merged.holdout is not None)
         for refusal in merged.refused:
             typer.echo(f"refused: {refusal}", err=True)
         if merged.left_out:
@@ -209,6 +243,7 @@ def _chosen(
     layout: Layout | None,
     resolution: int | None,
     robust: Robust | None,
+    gate: _Gate,
 ) -> Any:
     """Return the options that were given; for the others those of ``old``, else the defaults."""
     from edge_stl.errors import UsageError
@@ -229,6 +264,7 @@ def _chosen(
         layout=layout.value if layout else before.layout,
         resolution=before.resolution if resolution is None else resolution,
         robust=rule,
+        **cascade_options(before, *gate),
     )
 
 
@@ -238,6 +274,7 @@ def _change(
     layout: Layout | None,
     resolution: int | None,
     robust: Robust | None,
+    gate: _Gate,
     how: dict[str, Any],
 ) -> Any:
     from edge_stl.errors import UsageError
@@ -249,10 +286,10 @@ def _change(
         raise UsageError(
             f"--remove and --add change exactly one ensemble; {len(files)} files were named"
         )
-    data, name = read_bytes(files[0]), files[0].name
-    old = members_of(data, name=name).options
-    options = _chosen(old, weights, layout, resolution, robust)
-    return change_ensemble(data, name=name, options=options, **how)
+    name = files[0].name
+    content = members_of(read_bytes(files[0]), name=name)  # its bytes are not needed any more
+    options = _chosen(content.options, weights, layout, resolution, robust, gate)
+    return change_ensemble(content, name=name, options=options, **how)
 
 
 def split(

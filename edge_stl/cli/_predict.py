@@ -1,5 +1,6 @@
 """``edge-stl predict`` and ``edge-stl evaluate``: what a box or a desk does with an ensemble."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,19 +10,31 @@ from edge_stl.cli import _options as opt
 from edge_stl.cli._output import ProgressReporter, percent, print_json, print_line, print_table
 
 
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="Of a cascade: how sure a coarse answer must be, from 0 (always enough) to 1 (never)."
+        "  [default: the file's]",
+        show_default=False,
+    ),
+]
+
+
 def predict(
     ensemble: opt.EnsembleFile,
     images: Annotated[
         list[Path], typer.Argument(metavar="IMAGE…", help="Image files.", show_default=False)
     ],
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 takes every core.")] = 0,
+    threshold: Threshold = None,
     json: opt.Json = False,
 ) -> None:
     """Say what images show. Needs numpy, onnxruntime and Pillow only."""
     from edge_stl.errors import DataError
     from edge_stl.predict import Ensemble
 
-    model = Ensemble(ensemble, threads=threads)
+    model = Ensemble(ensemble, threads=threads, threshold=threshold)
     rows: list[dict[str, Any]] = []
     for path in images:
         try:
@@ -55,21 +68,24 @@ def evaluate(
     ensemble: opt.EnsembleFile,
     images: opt.ImageFolder,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 takes every core.")] = 0,
+    threshold: Threshold = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Measure an ensemble, and every branch in it alone, on labelled images."""
     from edge_stl.predict import Ensemble, evaluate as run
 
-    model = Ensemble(ensemble, threads=threads)
+    model = Ensemble(ensemble, threads=threads, threshold=threshold)
     with ProgressReporter(quiet=quiet or json) as reporter:
         result = run(model, images, progress=lambda d, t: reporter.advance("evaluating", d, t))
     rows: list[dict[str, Any]] = []
     for identity, accuracy in result.branches.items():
         branch, box = identity.split(".", 1)
         rows.append({"branch": branch, "box": box, "accuracy": accuracy})
+    use = result.cascade
     if json:
-        print_json({**result.scores.to_dict(), "branches": rows, "left_out": result.left_out})
+        document = {**result.scores.to_dict(), "branches": rows, "left_out": result.left_out}
+        print_json(document | {"cascade": use and asdict(use)})
         return
     scores = result.scores
     print_table(
@@ -84,6 +100,13 @@ def evaluate(
         f"{scores.images} images: macro accuracy {percent(scores.macro_accuracy)}, log-loss "
         f"{scores.log_loss:.4f}, calibration error {percent(scores.ece)}"
     )
+    if use is not None:
+        stops = zip(model.stages, use.stopped, strict=True)
+        print_line(
+            f"threshold {use.threshold:g}: {percent(use.multiply_adds / use.multiply_adds_full)} "
+            f"of the multiply-adds, {use.multiply_adds:,.0f} of {use.multiply_adds_full:,} an "
+            f"image; answered at {', '.join(f'{s.resolution} px {n}' for s, n in stops)}"
+        )
     if result.left_out and not quiet:
         counts = ", ".join(f"{n} {reason}" for reason, n in result.left_out.items())
         typer.echo(f"left out: {counts}", err=True)

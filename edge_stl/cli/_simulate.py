@@ -152,6 +152,13 @@ def print_simulation(document: dict[str, Any]) -> None:
         f"log-loss {mean['log_loss']:.3f}{spread('log_loss', 1, 3)}, "
         f"ECE {mean['ece']:.3f}{spread('ece', 1, 3)}"
     )
+    spreads = {row["resolution"]: row for row in std["resolutions"]}
+    for row in mean["resolutions"]:
+        beside = f" ± {100 * spreads[row['resolution']]['accuracy']:.2f}" if count > 1 else ""
+        print_line(
+            f"for cameras of {row['resolution']} px (merge --resolution {row['resolution']}): "
+            f"{percent(row['accuracy'])}{beside}"
+        )
     print_line("bytes exchanged in training: 0")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edge_stl.fleet._coarser import coarser_summary
 from edge_stl.fleet._settings import Simulation
 from edge_stl.predict import Evaluation
 from exporter.merge import Merged
@@ -67,10 +68,13 @@ def summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         series.setdefault("seconds", []).append(sum(row["seconds"] for row in result["boxes"]))
         if result["centralized"] is not None:
             series.setdefault("centralized", []).append(result["centralized"]["accuracy"])
+    coarser = coarser_summary(results)
     return {
-        "mean": {key: statistics.fmean(values) for key, values in series.items()},
+        "mean": {key: statistics.fmean(values) for key, values in series.items()}
+        | {"resolutions": coarser["mean"]},
         "std": {
             key: statistics.stdev(values) if len(values) > 1 else 0.0
             for key, values in series.items()
-        },
+        }
+        | {"resolutions": coarser["std"]},
     }

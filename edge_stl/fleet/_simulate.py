@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edge_stl.durable import write_durably
 from edge_stl.fleet._boxes import Box, train_boxes
 from edge_stl.fleet._camera import BOX, Camera
+from edge_stl.fleet._coarser import at_each_resolution
 from edge_stl.fleet._deal import write_box
 from edge_stl.fleet._results import box_rows, settings_document, summary
 from edge_stl.fleet._settings import (
@@ -122,6 +123,7 @@ def _one_seed(
         "boxes": box_rows(rows, merged, evaluation),
         "ensemble": {**evaluation.scores.to_dict(), "bytes": len(merged.model)},
         "without": without_each(merged, evaluation),
+        "resolutions": at_each_resolution(merged, test_folder),
         "centralized": central,
         "training_bytes": 0,
     }

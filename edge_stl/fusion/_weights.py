@@ -146,7 +146,7 @@ def calibration_scale(weights: NDArray[np.floating]) -> float:
     if not squares.any():
         return 1.0
     effective = float((1 / squares[squares > 0]).mean())
-    return _STEEPNESS * effective**_GROWTH
+    return _STEEPNESS * math.pow(effective, _GROWTH)
 
 
 def _counts(members: Sequence[Member]) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_stl.errors import DataError, UsageError
+from edge_stl.predict._cascade import CascadeStage, stages_in
 
 
 Image = str | Path | NDArray[np.uint8]
@@ -22,6 +23,7 @@ class Ensemble:
     Args:
         path: the file, or its bytes.
         threads: threads inside onnxruntime; 0 lets it take every core.
+        threshold: of a cascade, 0..1, in place of the one in the file.
 
     Attributes:
         classes: class names in output order.
@@ -29,14 +31,19 @@ class Ensemble:
         native_resolutions: of each branch's box, in the same order.
         resolution: rows and columns of the input: the plan's R, unless merged for coarser cameras.
         channels: 1 or 3.
-        batch_size: images that the graph gets at a time: 64, fewer where they are large.
+        batch_size: images that the graph gets at a time: 64, fewer where they are large, 1 in a
+            cascade, which goes on for all images of a batch until it is sure of each.
+        stages: of a cascade, coarse first; empty for others.
+        threshold: of a cascade, 0..1; None for others.
 
     Raises:
         DataError: the file is missing, damaged, or not an ensemble of edge-stl.
-        UsageError: onnxruntime is not installed.
+        UsageError: onnxruntime is not installed, or a threshold is no share or not for a cascade.
     """
 
-    def __init__(self, path: str | Path | bytes, *, threads: int = 0) -> None:
+    def __init__(
+        self, path: str | Path | bytes, *, threads: int = 0, threshold: float | None = None
+    ) -> None:
         self._path = Path("ensemble" if isinstance(path, bytes) else path)
         self._session = _open(path if isinstance(path, bytes) else self._path, threads)
         meta = self._session.get_modelmeta().custom_metadata_map
@@ -64,6 +71,11 @@ class Ensemble:
             self.native_resolutions: tuple[int, ...] = tuple(
                 m["native_resolution"] for m in manifests
             )
+            self.stages: tuple[CascadeStage, ...] = stages_in(record, self.branches)
+            self.threshold: float | None = None
+            if self.stages:
+                self.batch_size = 1
+                self.threshold = float(record["cascade"]["threshold"])
         except (
             ArithmeticError,
             AttributeError,
@@ -76,6 +88,18 @@ class Ensemble:
                 f"{self._path}: its metadata is damaged ({type(error).__name__}: {error}). Merge "
                 "the branch files again"
             ) from None
+        if threshold is not None:
+            self._override(threshold)
+
+    def _override(self, threshold: float) -> None:
+        if not self.stages:
+            raise UsageError(
+                f"--threshold {threshold}: {self._path} is no cascade; expected an ensemble that "
+                "'edge-stl merge --cascade' wrote. Leave --threshold out"
+            )
+        if not 0 <= threshold <= 1:
+            raise UsageError(f"--threshold {threshold}: is no share; expected a number from 0 to 1")
+        self.threshold = threshold
 
     def __call__(self, images: Image | Sequence[Image]) -> NDArray[np.float32]:
         """Return probabilities ``(N, K)`` float32 in 0..1; see `predict` for what images may be."""
@@ -92,7 +116,8 @@ class Ensemble:
                 area-averaged (any size through Pillow, integer ratios by numpy).
 
         Returns:
-            ``probabilities (N, K)`` and ``branch_probabilities (N, branches, K)``, float32 0..1.
+            ``probabilities (N, K)`` and ``branch_probabilities (N, branches, K)``, float32 0..1;
+            NaN in the rows of branches that a cascade did not ask.
 
         Raises:
             DataError: an image cannot be read, has another type, or is smaller than R.
@@ -110,9 +135,10 @@ class Ensemble:
             chunk = pixels[start : start + self.batch_size]
             if self.layout == "nchw":
                 chunk = np.ascontiguousarray(chunk.transpose(0, 3, 1, 2))
-            parts.append(
-                self._session.run(["probabilities", "branch_probabilities"], {"image": chunk})
-            )
+            given: dict[str, NDArray[Any]] = {"image": chunk}
+            if self.threshold is not None:
+                given["confidence_threshold"] = np.array(self.threshold, np.float32)
+            parts.append(self._session.run(["probabilities", "branch_probabilities"], given))
         return (
             np.concatenate([p for p, _ in parts]),
             np.concatenate([rows for _, rows in parts]),

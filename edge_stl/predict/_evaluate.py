@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edge_stl.errors import DataError
 from edge_stl.fusion import Scores, score
 from edge_stl.images import UnreadableImage, scan
+from edge_stl.predict._cascade import CascadeUse, asked, use_of
 from edge_stl.predict._ensemble import Ensemble
 
 
@@ -20,21 +21,24 @@ class Evaluation:
 
     Attributes:
         scores: of the ensemble.
-        branches: ``branch.box`` to accuracy of that branch alone, 0..1.
-        branch_macro: ``branch.box`` to macro accuracy, 0..1.
+        branches: ``branch.box`` to accuracy of that branch alone, 0..1; in a cascade over the
+            images that it was asked, None where there is none.
+        branch_macro: ``branch.box`` to macro accuracy, likewise.
         left_out: files not used, by reason.
         probabilities: ``(N, K)`` float32.
         branch_probabilities: ``(N, branches, K)`` float32.
         labels: ``(N,)`` int64.
+        cascade: how far it went; None unless the ensemble is a cascade.
     """
 
     scores: Scores
-    branches: dict[str, float]
-    branch_macro: dict[str, float]
+    branches: dict[str, float | None]
+    branch_macro: dict[str, float | None]
     left_out: dict[str, int]
     probabilities: NDArray[np.float32]
     branch_probabilities: NDArray[np.float32]
     labels: NDArray[np.int64]
+    cascade: CascadeUse | None = None
 
 
 def evaluate(
@@ -85,13 +89,22 @@ def evaluate(
         )
     probabilities, each = np.concatenate(outputs), np.concatenate(rows)
     labels = images.labels[kept]
-    branches = {name: score(each[:, i], labels) for i, name in enumerate(ensemble.branches)}
+    answered = asked(each)
+    branches = {
+        name: score(each[own, i], labels[own]) if (own := answered[:, i]).any() else None
+        for i, name in enumerate(ensemble.branches)
+    }
     return Evaluation(
         scores=score(probabilities, labels),
-        branches={name: s.accuracy for name, s in branches.items()},
-        branch_macro={name: s.macro_accuracy for name, s in branches.items()},
+        branches={name: None if s is None else s.accuracy for name, s in branches.items()},
+        branch_macro={
+            name: None if s is None else s.macro_accuracy for name, s in branches.items()
+        },
         left_out=dict(sorted(left_out.items())),
         probabilities=probabilities,
         branch_probabilities=each,
         labels=labels,
+        cascade=None
+        if ensemble.threshold is None
+        else use_of(ensemble.stages, ensemble.threshold, each),
     )

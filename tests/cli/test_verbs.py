@@ -112,7 +112,7 @@ def test_what_is_not_built_is_no_command(verb: str, run: Run):
     assert "No such command" in err
 
 
-@pytest.mark.parametrize("option", ["--robust", "--cascade", "--trust", "--resolution"])
+@pytest.mark.parametrize("option", ["--cascade", "--trust"])
 def test_options_that_are_not_built_are_absent(option: str, run: Run):
     assert option not in run("merge", "--help")[1]
     assert run("merge", "x", "-o", "y", option, "z")[0] == 2

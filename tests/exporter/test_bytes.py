@@ -308,9 +308,11 @@ def test_options_are_all_recorded():
         Options(),
         Options(weights="geometric", layout="nchw", resolution=8),
         Options(layout="nchw", resolution=4, robust="median"),
+        Options(weights="uniform", resolution=8, threshold=0.0),
+        Options(weights="fitted", cascade_loss=0.01),
     ):
         assert Options(**options.to_document()) == options
-    every = {"weights", "layout", "resolution", "robust"}
+    every = {"weights", "layout", "resolution", "robust", "threshold", "cascade_loss"}
     assert {field.name for field in fields(Options)} == every
     assert Options().to_document() == {"weights": "reliability", "layout": "nhwc"}
 

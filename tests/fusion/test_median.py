@@ -123,3 +123,15 @@ def test_the_order_of_the_files_does_not_matter(order: tuple[int, ...]):
     expected, _ = fuse_median(logits, members)
     got, _ = fuse_median([logits[i] for i in order], [members[i] for i in order])
     assert_parity(got, expected, kind="probabilities")
+
+
+def test_the_files_of_a_box_are_averaged_each_class_over_those_that_saw_it():
+    """Box 1 has two files, one of which never saw class 2."""
+    p = np.array([[[0.2, 0.5, 0.3], [0.6, 0.4, 0.0], [0.4, 0.4, 0.2]]])
+    members = [
+        member("box1", branch="a"),
+        member("box1", branch="b", counts=(9, 9, 0)),
+        member("box2"),
+    ]
+    expected = np.array([[(0.4 + 0.4) / 2, (0.45 + 0.4) / 2, (0.3 + 0.2) / 2]])
+    assert_parity(median_answers(p, members), expected / expected.sum(), kind="probabilities")
