@@ -101,7 +101,6 @@ def test_a_box_without_weight_or_without_others_does_no_harm() -> None:
 
 
 def test_a_box_that_lies_about_one_class_only_is_named() -> None:
-    """It weighs nothing elsewhere: what it is left out of is measured per class."""
     p, labels, members = fleet(GOOD, LIAR, GOOD, images=400)
     start = uniform_weights(members)
     start[1, 1:] = 0

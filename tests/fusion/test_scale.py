@@ -52,7 +52,7 @@ def test_weights_in_single_precision_give_the_same() -> None:
 
 @given(st.lists(st.floats(-4, 4), min_size=2, max_size=2))
 def test_a_single_file_of_two_classes_is_exactly_as_sure_as_it_says(z: list[float]) -> None:
-    """Its evidence for one class and against the other is the same one twice: the scale halves it."""
+    """For one class and against the other it says the same twice: the scale halves it."""
     who = Member("b", "x", (5, 5), 1.0, 0.5)
     weights = uniform_weights([who])
 

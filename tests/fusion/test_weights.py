@@ -46,7 +46,7 @@ def every_class(weights: Sequence[float]) -> NDArray[np.float64]:
 
 @st.composite
 def fleets(draw: st.DrawFn) -> list[Member]:
-    """Return files of boxes that saw different classes, some a single one, some not above chance."""
+    """Return files of boxes that saw different classes, some one alone, some not above chance."""
     keys = draw(
         st.lists(
             st.tuples(st.sampled_from("xyz"), st.sampled_from("abcdefg")),
