@@ -22,7 +22,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         description=first, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    found.add_argument("--seeds", type=int, default=1, help="repetitions (default 1)")
+    found.add_argument("--seeds", type=whole, default=1, help="repetitions (default 1)")
     found.add_argument(
         "--data",
         type=Path,
@@ -30,9 +30,20 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
         help=f"folder with the published data set (default: ${DATA_VARIABLE}, or %(default)s)",
     )
     found.add_argument("--out", type=Path, help="keeps everything (default: runs/NAME)")
-    found.add_argument("--jobs", type=int, default=usable_cores(), help="boxes at a time")
+    found.add_argument("--jobs", type=whole, default=usable_cores(), help="boxes at a time")
     found.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     return found
+
+
+def whole(text: str) -> int:
+    """Return the whole number of 1 or more that an option was given.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of 1 or more")
+    return int(text)
 
 
 def machine() -> str:

@@ -149,34 +149,43 @@ def fleet_answers(
         read_split(settings.split), train.labels, boxes=settings.boxes, seed=settings.seed
     )
     sides = plan.resolutions[::-1]
+    asked = {side: (held.at(side), test.at(side)) for side in sides[: len(hands)]}
     voters = []
     for box, hand in enumerate(hands):
         side = sides[box % len(sides)]
-        images = train.part(hand).at(side)
+        own = train.part(hand)
+        shrunk = Pixels(own.at(side), own.labels)
         for name in branch_names(plan, side, settings.branch):
-            trainer = (OneVsRest if settings.one_vs_rest else Trainer)(
-                images,
-                train.labels[hand],
-                plan=plan,
-                branch_name=name,
-                settings=Settings.from_plan(plan, seed=plan.training.seed + settings.seed),
-            )
-            while not trainer.finished:
-                trainer.step()
-            done = trainer.finish()
-            member = Member(
-                branch=name,
-                box=f"box{box + 1:02d}",
-                counts=done.train_counts,
-                temperature=done.temperature,
-                log_loss=done.log_loss,
-                validation=sum(done.validation_counts),
-            )
-            voters.append(
-                Voter(member, trainer.answers(held.at(side)), trainer.answers(test.at(side)))
-            )
+            trainer = _trained(plan, settings, shrunk, branch=name)
+            member = _member(trainer, box=f"box{box + 1:02d}")
+            voters.append(Voter(member, *(trainer.answers(images) for images in asked[side])))
     _save(path, voters)
     return voters
+
+
+def _trained(plan: Plan, settings: FleetSettings, own: Pixels, *, branch: str) -> Trainer:
+    trainer = (OneVsRest if settings.one_vs_rest else Trainer)(
+        own.images,
+        own.labels,
+        plan=plan,
+        branch_name=branch,
+        settings=Settings.from_plan(plan, seed=plan.training.seed + settings.seed),
+    )
+    while not trainer.finished:
+        trainer.step()
+    return trainer
+
+
+def _member(trainer: Trainer, *, box: str) -> Member:
+    done = trainer.finish()
+    return Member(
+        branch=trainer.branch.name,
+        box=box,
+        counts=done.train_counts,
+        temperature=done.temperature,
+        log_loss=done.log_loss,
+        validation=sum(done.validation_counts),
+    )
 
 
 def branch_names(plan: Plan, side: int, wanted: str) -> list[str]:

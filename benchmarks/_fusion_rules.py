@@ -56,6 +56,8 @@ class Evidence:
         seen = list(member.seen)
         out = np.zeros(logits.shape)
         if self.form == "sigmoid":
+            if not member.speaks:  # no rest that its class could be told apart from
+                return out
             shares = np.exp(log_prior(member.counts))
             odds = logits[:, seen] - (np.log(shares / (1 - shares)) if self.divide else 0)
             limit = np.log((1 - self.clip) / self.clip)
@@ -91,22 +93,24 @@ class Adding:
     images: float = 0.5
     over: Literal["sum", "mean", "root"] = "mean"
 
-    def weights(self, members: Sequence[Member]) -> Array:
-        """Return weights ``(members, K)``, 0 where a box does not speak for a class."""
+    def scores(self, votes: Sequence[Array], members: Sequence[Member]) -> Array:
+        """Return scores ``(N, K)`` of the evidence ``(N, K)`` of every branch."""
         counts = np.array([m.counts for m in members], dtype=np.float64)
         r = np.array([doubted(m, self.doubt) for m in members])
         speaks = (counts > 0) & np.array([m.speaks for m in members])[:, None]
-        raw = r[:, None] ** self.trust * np.maximum(counts, 1) ** self.images
-        return np.where(speaks, raw, 0.0)
-
-    def scores(self, votes: Sequence[Array], members: Sequence[Member]) -> Array:
-        """Return scores ``(N, K)`` of the evidence ``(N, K)`` of every branch."""
-        weights = self.weights(members)
-        total = sum(w * v for w, v in zip(weights, votes, strict=True))
-        cover = np.maximum(weights.sum(axis=0), np.finfo(np.float64).tiny)
-        most = cover.max()
-        over = {"sum": most, "mean": cover, "root": np.sqrt(cover * most)}[self.over]
-        scores: Array = total / over
+        every = r[:, None] ** self.trust * np.maximum(counts, 1) ** self.images
+        # Where nobody who speaks for a class is above chance, they count alike, as in the product.
+        every = np.where((speaks * every).any(axis=0), every, 1.0)
+        # A sum takes all that is said, as of a class never seen where that counts as p = 0.
+        weights = every if self.over == "sum" else speaks * every
+        cover = weights.sum(axis=0)
+        over = {
+            "sum": np.ones_like(cover),
+            "mean": cover,
+            "root": np.sqrt(cover * cover.max()),
+        }[self.over]
+        total = np.sum([w * v for w, v in zip(weights, votes, strict=True)], axis=0)
+        scores: Array = np.divide(total, over, out=np.zeros_like(total), where=over > 0)
         return scores
 
 
@@ -143,8 +147,10 @@ _EQUAL = Adding(trust=0, images=0)
 _SUM = Adding(trust=0, images=0, over="sum")
 _ROOT = Adding(trust=0, images=0, over="root")
 
+DEFAULT = "**reliability** (the default)"
+
 RULES: dict[str, Rule] = {
-    "**reliability** (the default)": product(reliability_weights),
+    DEFAULT: product(reliability_weights),
     "uniform": product(uniform_weights),
     "geometric": product(geometric_weights),
     # What a branch says of a class. All boxes equal, so that only this differs.

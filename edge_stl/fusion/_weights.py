@@ -113,20 +113,22 @@ def geometric_weights(members: Sequence[Member], *, p: float = GEOMETRIC_P) -> W
 
 
 def plan_weights(members: Sequence[Member], declared: Mapping[str, float]) -> Weights:
-    """Return the plan's branch weights, each split over its boxes by training images.
+    """Return the plan's branch weights, each split by training images over the boxes that speak.
 
-    A class that only branches without a weight speak for gets no evidence at all.
+    Of a class that not all its boxes speak for, a branch still has its whole weight. A class that
+    only branches without a weight speak for gets no evidence at all.
 
     Raises:
         ValueError: no member's branch has a positive weight.
     """
-    share = np.array([declared.get(m.branch, 0.0) * m.images for m in members], dtype=np.float64)
-    for branch in {m.branch for m in members}:
-        own = np.array([m.branch == branch for m in members])
-        share[own] /= sum(m.images for m in members if m.branch == branch)
-    if not share.sum() > 0:
+    branches = np.array([m.branch for m in members])
+    spoken = np.array([[m.images] for m in members], dtype=np.float64) * _speaks(members)
+    raw = np.zeros_like(spoken)
+    for branch, weight in declared.items():
+        own = branches == branch
+        raw[own] = weight * per_class(spoken[own])
+    if not any(declared.get(m.branch, 0.0) > 0 for m in members):
         raise ValueError(f"the plan's weights {dict(declared)} are 0 for every branch given")
-    raw = share[:, None] * _speaks(members)
     return per_class(raw)
 
 

@@ -34,8 +34,8 @@ def verdict_of(*sharpness: float, images: int = 300, seed: int = 3) -> Verdict:
 def test_every_image_is_measured_by_a_fit_that_did_not_see_it() -> None:
     """The parts fitted and measured once more, from the definition."""
     p, labels, members = fleet(GOOD, WEAK, GUESS)
-    start = uniform_weights(members)
-    parts, votes = folds_of(p, labels), votes_of(p, members)
+    start = np.random.default_rng(2).random((3, CLASSES))
+    parts, votes = folds_of(p, labels), votes_of(p, members, start)
     expected = np.empty((len(labels), CLASSES))
     for part in range(FOLDS):
         held = parts == part
@@ -45,7 +45,7 @@ def test_every_image_is_measured_by_a_fit_that_did_not_see_it() -> None:
     scores = score(expected, labels)
     assert verdict.log_loss_after == pytest.approx(scores.log_loss, abs=1e-9)
     assert verdict.accuracy_after == scores.accuracy
-    before = score(answers(votes, start, np.zeros(CLASSES)), labels)
+    before = score(answers(votes, np.ones(3), np.zeros(CLASSES)), labels)
     assert verdict.log_loss_before == pytest.approx(before.log_loss, abs=1e-12)
     assert verdict.accuracy_before == before.accuracy
     assert verdict.images == 300
@@ -93,9 +93,29 @@ def test_good_boxes_are_rarely_accused() -> None:
 
 def test_a_box_without_weight_or_without_others_does_no_harm() -> None:
     p, labels, members = fleet(GOOD, LIAR)
-    assert not cross_fit(p, labels, members, start=np.array([1.0, 0.0])).harmful
+    assert not cross_fit(
+        p, labels, members, start=np.array([[1.0] * CLASSES, [0.0] * CLASSES])
+    ).harmful
     p, labels, members = fleet(LIAR)
-    assert not cross_fit(p, labels, members, start=np.ones(1)).harmful
+    assert not cross_fit(p, labels, members, start=np.ones((1, CLASSES))).harmful
+
+
+def test_a_box_that_lies_about_one_class_only_is_named() -> None:
+    p, labels, members = fleet(GOOD, LIAR, GOOD, images=400)
+    start = uniform_weights(members)
+    start[1, 1:] = 0
+    start /= start.sum(axis=0)
+    (harm,) = cross_fit(p, labels, members, start=start).harmful
+    assert harm.box == "box1"
+    silenced = np.where(np.arange(3)[:, None] == 1, 0.0, start)
+    assert not cross_fit(p, labels, members, start=silenced).harmful
+
+
+def test_two_images_of_two_classes_are_measured() -> None:
+    p, _, members = fleet(GOOD, WEAK, images=2)
+    verdict = cross_fit(p, np.array([0, 1]), members, start=uniform_weights(members))
+    assert verdict.images == 2
+    assert np.isfinite([verdict.log_loss_before, verdict.log_loss_after]).all()
 
 
 def test_parts_are_alike_in_size_and_in_every_class() -> None:
@@ -135,12 +155,13 @@ def test_labels_of_one_class_are_refused() -> None:
 def test_a_class_without_an_image_is_not_ruled_out_by_the_biases_of_the_others() -> None:
     p, labels, members = fleet(GOOD, WEAK, images=2000)
     kept = labels != 2
-    fit = fit_weights(p[kept], labels[kept], members, start=uniform_weights(members), pull=0.0)
+    start = uniform_weights(members)
+    fit = fit_weights(p[kept], labels[kept], members, start=start, pull=0.0)
     assert fit.bias[2] == 0
     assert fit.bias[[0, 1, 3]].sum() == pytest.approx(0, abs=1e-12)
     assert np.abs(fit.bias).max() < 0.2
     # the answer to images of that class itself stays in reach
-    shares = answers(votes_of(p[~kept], members), fit.weights, fit.bias)
+    shares = answers(votes_of(p[~kept], members, start), fit.weights, fit.bias)
     assert (shares.argmax(axis=1) == 2).mean() > 0.5
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
+from numpy.typing import NDArray
 
 from edge_stl.fusion import (
     CLIP,
@@ -16,6 +17,7 @@ from edge_stl.fusion import (
     log_prior,
     member_probabilities,
     softmax,
+    uniform_weights,
 )
 from edge_stl.testing import assert_parity
 
@@ -27,6 +29,11 @@ def member(
     counts: Sequence[int] = (3, 0, 7, 5), temperature: float = 1.0, box: str = "b"
 ) -> Member:
     return Member("fine", box, tuple(counts), temperature, 0.5)
+
+
+def alike(*weights: float) -> NDArray[np.float64]:
+    """Return weights that are the same for every class."""
+    return np.repeat(np.array(weights)[:, None], K, axis=1)
 
 
 def by_hand_probabilities(z: Sequence[float], who: Member) -> list[float]:
@@ -52,7 +59,7 @@ def by_hand_evidence(p: Sequence[float], who: Member, clip: float) -> list[float
 def by_hand_fused(
     logits: Sequence[Sequence[float]],
     members: Sequence[Member],
-    weights: Sequence[float],
+    weights: Sequence[Sequence[float]],
     *,
     prior: Sequence[float],
     bias: Sequence[float],
@@ -62,25 +69,30 @@ def by_hand_fused(
     score = [math.log(prior[c] / sum(prior)) + bias[c] for c in range(len(prior))]
     for z, who, w in zip(logits, members, weights, strict=True):
         e = by_hand_evidence(by_hand_probabilities(z, who), who, clip)
-        score = [s + scale * w * e[c] for c, s in enumerate(score)]
+        score = [s + scale * w[c] * e[c] for c, s in enumerate(score)]
     shares = [math.exp(s - max(score)) for s in score]
     return [share / sum(shares) for share in shares]
 
 
 NUMBERS = st.floats(-8, 8)
 LOGITS = st.lists(NUMBERS, min_size=K, max_size=K)
+WEIGHTS = st.lists(st.floats(0, 1), min_size=K, max_size=K)
 COUNTS = st.lists(st.integers(0, 50), min_size=K, max_size=K).filter(any)
 MEMBERS = st.builds(member, COUNTS, st.floats(0.2, 5))
 
 
+Party = tuple[list[list[float]], list[Member], NDArray[np.float64]]
+"""Logits of one image, members, weights of every class."""
+
+
 @st.composite
-def parties(draw: st.DrawFn) -> tuple[list[list[float]], list[Member], list[float]]:
+def parties(draw: st.DrawFn) -> Party:
     count = draw(st.integers(1, 5))
     exactly = {"min_size": count, "max_size": count}
     return (
         draw(st.lists(LOGITS, **exactly)),
         draw(st.lists(MEMBERS, **exactly)),
-        draw(st.lists(st.floats(0, 1), **exactly)),
+        np.array(draw(st.lists(WEIGHTS, **exactly))),
     )
 
 
@@ -93,7 +105,7 @@ def test_a_branch_s_probabilities_are_its_softmax_over_its_prior(z: list[float],
 
 @given(parties(), LOGITS, st.lists(st.floats(0.01, 1), min_size=K, max_size=K), st.floats(0, 3))
 def test_the_fused_probabilities_are_the_formula(
-    party: tuple[list[list[float]], list[Member], list[float]],
+    party: Party,
     bias: list[float],
     prior: list[float],
     scale: float,
@@ -120,7 +132,7 @@ def test_the_fused_probabilities_are_the_formula(
 
 @given(parties())
 def test_unless_told_otherwise_the_prior_is_uniform_and_one_percent_is_clipped(
-    party: tuple[list[list[float]], list[Member], list[float]],
+    party: Party,
 ):
     logits, members, weights = party
 
@@ -171,7 +183,7 @@ def test_a_huge_logit_of_an_unseen_class_changes_nothing():
 def test_a_box_with_a_single_class_adds_no_evidence(z: list[float], only: int, weight: float):
     lonely = member([5 * (c == only) for c in range(K)])
 
-    fused, each = fuse([np.array([z])], [lonely], [weight])
+    fused, each = fuse([np.array([z])], [lonely], alike(weight))
 
     assert_parity(fused, [[1 / K] * K], kind="float64")
     assert each[0, 0].tolist() == [float(c == only) for c in range(K)]
@@ -188,7 +200,7 @@ def test_belief_beyond_the_clip_counts_as_the_clip():
 
 
 def test_a_huge_logit_is_as_loud_as_the_clip_allows_and_stays_finite():
-    fused, _ = fuse([np.array([[1e4, 0.0, 0.0, 0.0]])], [member((1, 1, 1, 1))], [1.0])
+    fused, _ = fuse([np.array([[1e4, 0.0, 0.0, 0.0]])], [member((1, 1, 1, 1))], alike(1.0))
 
     odds = math.log(0.99 / 0.01) * 2
     share = 1 / (1 + 3 * math.exp(-odds))
@@ -196,16 +208,15 @@ def test_a_huge_logit_is_as_loud_as_the_clip_allows_and_stays_finite():
 
 
 @given(parties(), st.data())
-def test_no_box_moves_a_probability_further_than_the_bound(
-    party: tuple[list[list[float]], list[Member], list[float]], data: st.DataObject
-):
+def test_no_box_moves_a_probability_further_than_the_bound(party: Party, data: st.DataObject):
     logits, members, weights = party
     which = data.draw(st.integers(0, len(members) - 1))
     scale = data.draw(st.floats(0, 3))
     size = data.draw(st.sampled_from([1, 1e3]))
     spoken = [np.array([z]) for z in logits]
     spoken[which] = spoken[which] * size
-    silent = [w * (i != which) for i, w in enumerate(weights)]
+    silent = weights.copy()
+    silent[which] = 0
 
     with_it, _ = fuse(spoken, members, weights, scale=scale)
     without_it, _ = fuse(spoken, members, silent, scale=scale)
@@ -214,46 +225,95 @@ def test_no_box_moves_a_probability_further_than_the_bound(
     assert np.abs(with_it - without_it).max() <= bound + 1e-12
 
 
-def test_the_bound_is_reached_by_two_classes_at_even_odds_moved_both_ways():
-    liar, quiet = member((1, 1, 0, 0)), member((1, 1, 1, 1))
-    loud = np.array([[1e3, -1e3, 0.0, 0.0]])
-    # the bias puts the silent graph half way below even odds between the two classes
-    half = 0.6 * math.log(0.99 / 0.01)
-    bias = np.array([-half, half, -50.0, -50.0])
+@pytest.mark.parametrize("scale", [1.0, 0.7])
+def test_the_bound_is_reached_from_half_way_below_even_odds(scale: float):
+    """Of the two classes where it weighs most it is sure of one and rules the other out."""
+    liar = member((1, 1, 1, 1))
+    weights = np.array([[0.6, 0.1, 0.3, 0.2]])
+    moved = scale * (0.6 + 0.3) * math.log(0.99 / 0.01)
+    bias = np.array([-moved / 2, -50.0, 0.0, -50.0])
+    loud = np.array([[1e3, 0.0, -1e3, 0.0]])
 
-    moved = [
-        fuse([loud, np.zeros((1, 4))], [liar, quiet], [w, 0.4], bias=bias)[0][0, 0]
-        for w in (0.0, 0.6)
-    ]
+    after, before = (
+        fuse([loud], [liar], w, bias=bias, scale=scale)[0][0, 0] for w in (weights, 0 * weights)
+    )
 
-    # log-odds go from -2 half to 0, which is a probability from sigmoid(-2 half) to one half
-    assert moved[1] - moved[0] == pytest.approx(0.5 - 1 / (1 + math.exp(2 * half)), abs=1e-9)
-    assert moved[1] - moved[0] <= largest_change(0.6)
-    centred = [
-        fuse(
-            [sign * loud, np.zeros((1, 4))],
-            [liar, quiet],
-            [0.3, 0.4],
-            bias=bias * 0 + [0.0, 0.0, -50.0, -50.0],
-        )[0][0, 0]
-        for sign in (-1, 1)
-    ]
-    assert centred[1] - centred[0] == pytest.approx(largest_change(0.6), abs=1e-9)
+    assert after - before == pytest.approx(largest_change(weights[0], scale=scale), abs=1e-9)
+    assert before == pytest.approx(1 - after, abs=1e-9)
 
 
 @pytest.mark.parametrize(
-    ("weight", "options", "change"),
+    ("weights", "options", "change"),
     [
-        (0.0, {}, 0.0),
-        (0.5, {}, math.tanh(0.25 * math.log(99))),
-        (0.5, {"scale": 2.0}, math.tanh(0.5 * math.log(99))),
-        (0.5, {"clip": 0.1}, math.tanh(0.25 * math.log(9))),
+        ((0, 0, 0, 0), {}, 0.0),
+        ((0.5, 0.5, 0.5, 0.5), {}, math.tanh(0.25 * math.log(99))),
+        ((0, 0.8, 0.1, 0.2), {}, math.tanh(0.25 * math.log(99))),
+        ((0.5, 0, 0, 0), {}, math.tanh(0.125 * math.log(99))),
+        ((0.5, 0.5, 0, 0), {"scale": 2.0}, math.tanh(0.5 * math.log(99))),
+        ((0.5, 0.5, 0, 0), {"clip": 0.1}, math.tanh(0.25 * math.log(9))),
     ],
 )
-def test_the_bound_is_the_tanh_of_the_design(
-    weight: float, options: dict[str, float], change: float
+def test_the_bound_is_the_tanh_of_the_two_largest_weights(
+    weights: tuple[float, ...], options: dict[str, float], change: float
 ):
-    assert largest_change(weight, **options) == pytest.approx(change, abs=1e-15)
+    assert largest_change(np.array(weights), **options) == pytest.approx(change, abs=1e-15)
+
+
+def test_a_class_that_one_box_alone_saw_gets_that_box_s_full_evidence():
+    """The other two say nothing of it, and their silence takes nothing from what the one says."""
+    members = [member((5, 5, 0, 0)), member((5, 5, 0, 0)), member((0, 5, 5, 0), box="c")]
+    logits = [np.zeros((1, K)), np.zeros((1, K)), np.array([[0.0, 0.0, 2.0, 0.0]])]
+
+    fused, each = fuse(logits, members, uniform_weights(members))
+
+    p = math.exp(2) / (1 + math.exp(2))
+    assert_parity(each[0, 2], [0, 1 - p, p, 0], kind="float64")
+    # class 0: even odds, twice; class 1: the mean with the third's log(1 - p) / p = -2
+    assert_parity(fused, softmax(np.array([[0.0, -2 / 3, 2.0, 0.0]])), kind="float64")
+
+
+@given(LOGITS, MEMBERS, st.integers(1, 6), st.floats(0.1, 3))
+def test_uniform_fusion_of_identical_boxes_is_one_of_them_at_the_same_scale(
+    z: list[float], who: Member, copies: int, scale: float
+):
+    def fused(count: int) -> NDArray[np.float64]:
+        members = [who] * count
+        weights = uniform_weights(members)
+        return fuse([np.array([z])] * count, members, weights, scale=scale)[0]
+
+    assert_parity(fused(copies), fused(1), kind="float64")
+
+
+@given(parties())
+def test_what_stands_at_a_class_that_a_box_never_saw_counts_nothing(party: Party):
+    logits, members, weights = party
+    other = np.where([[n > 0 for n in m.counts] for m in members], weights, 7.0)
+    spoken = [np.array([z]) for z in logits]
+
+    assert_parity(
+        fuse(spoken, members, other)[0], fuse(spoken, members, weights)[0], kind="float64"
+    )
+
+
+def test_one_scale_per_class_multiplies_the_evidence_of_that_class():
+    rng = np.random.default_rng(0)
+    logits = list(rng.normal(size=(2, 5, K)))
+    members, weights = [member((3, 1, 7, 5)), member((2, 2, 2, 2))], rng.random((2, K))
+    scale = np.array([0.5, 1.0, 2.0, 0.0])
+
+    wanted, _ = fuse(logits, members, scale * weights)
+
+    assert_parity(fuse(logits, members, weights, scale=scale)[0], wanted, kind="float64")
+
+
+def test_huge_counts_and_single_precision_change_nothing_but_rounding():
+    z = np.array([[0.3, -1.0, 2.0, 0.5]])
+    few, many = member((30, 10, 20, 40)), member([n * 10**12 for n in (3, 1, 2, 4)])
+    wide, _ = fuse([z], [many], alike(1.0))
+
+    assert_parity(log_prior(many.counts), np.log([0.3, 0.1, 0.2, 0.4]), kind="float64")
+    assert_parity(fuse([z.astype(np.float32)], [many], alike(1.0))[0], wide, kind="float32")
+    assert np.abs(fuse([z], [few], alike(1.0))[0] - wide).max() < 0.02
 
 
 @given(LOGITS, st.floats(0.05, 20))
@@ -270,7 +330,7 @@ def test_the_order_of_the_boxes_does_not_matter():
     rng = np.random.default_rng(0)
     logits = list(rng.normal(size=(3, 5, K)))
     members = [member((3, 0, 7, 5)), member((0, 2, 2, 2)), member((1, 1, 1, 0))]
-    weights = [0.5, 0.3, 0.2]
+    weights = rng.random((3, K))
 
     forth, each = fuse(logits, members, weights)
     back, each_back = fuse(logits[::-1], members[::-1], weights[::-1])
@@ -282,7 +342,7 @@ def test_the_order_of_the_boxes_does_not_matter():
 def test_the_declared_prior_is_normalized():
     z, who = np.zeros((1, 4)), member((1, 1, 1, 1))
 
-    fused, _ = fuse([z], [who], [1.0], prior=np.array([2.0, 1.0, 1.0, 4.0]))
+    fused, _ = fuse([z], [who], alike(1.0), prior=np.array([2.0, 1.0, 1.0, 4.0]))
 
     assert_parity(fused, [[0.25, 0.125, 0.125, 0.5]], kind="float64")
 
@@ -296,9 +356,9 @@ def test_every_member_needs_its_logits_and_its_weight():
     z = np.zeros((1, 4))
 
     with pytest.raises(ValueError, match="zip"):
-        fuse([z], [member(), member()], [0.5, 0.5])
+        fuse([z], [member(), member()], alike(0.5, 0.5))
     with pytest.raises(ValueError, match="zip"):
-        fuse([z, z], [member(), member()], [1.0])
+        fuse([z, z], [member(), member()], alike(1.0))
 
 
 @given(st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=5))

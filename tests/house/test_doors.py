@@ -14,8 +14,8 @@ DOORS = {
     "edge_stl.bands": "Band Bank Filter Transform assemble bank segment wavelet_names",
     "edge_stl.plan": "Branch NAME_PATTERN Plan describe nearest networks new_plan "
     "plan_from_document plan_toml read_plan",
-    "edge_stl.fusion": "CLIP DATA_FREE MEDIAN_FLOOR Member Scores asked_so_far cascade evidence "
-    "fuse fuse_median geometric_weights largest_change log_prior median_answers "
+    "edge_stl.fusion": "CLIP DATA_FREE MEDIAN_FLOOR Member Scores asked_so_far calibration_scale "
+    "cascade evidence fuse fuse_median geometric_weights largest_change log_prior median_answers "
     "member_probabilities plan_weights reliability reliability_weights score softmax stage_factors "
     "uniform_weights voters",
     "edge_stl.images": "Fit ImageList REASONS UnreadableImage class_names decode fit_square "
