@@ -18,6 +18,7 @@ from edge_stl.errors import EdgeStlError, Interrupted, ResourceError
 from edge_stl.fleet import _leash
 
 
+_AGENT = ("-m", "edge_stl")
 POLL = 0.05
 """Seconds between two looks at a process."""
 
@@ -177,7 +178,7 @@ def run_task(task: Task) -> Ended:
 
 def _command(task: Task) -> list[str]:
     leash = [sys.executable, "-I", "-S", _leash.__file__, str(os.getpid())]
-    return [*leash, sys.executable, "-m", "edge_stl", *task.arguments]
+    return [*leash, sys.executable, *_AGENT, *task.arguments]
 
 
 def _environment(task: Task, gpus: str | None) -> Mapping[str, str]:
