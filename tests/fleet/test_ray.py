@@ -191,3 +191,27 @@ def test_what_ray_cannot_do_is_said_for_the_job(ray: subprocess.Popen[str], flee
     )
     assert images.startswith("edge-stl: job n: ")
     assert "the images reach 8 px, which carries no such branch" in coarse
+
+
+def test_a_stop_on_ray_leaves_a_checkpoint_and_nobody_behind(
+    ray: subprocess.Popen[str], fleet: Path
+):
+    line = json.loads((fleet / "ray/jobs.jsonl").read_text().splitlines()[0])
+    long = [line | {"name": f"long{n}", "box": f"long{n}", "epochs": 10**6} for n in range(3)]
+    (fleet / "ray" / "long.jsonl").write_text("\n".join(map(json.dumps, long)))
+    folder = fleet / "ray" / "long.jsonl.work"
+
+    ask(ray, "train", "--jobs", str(fleet / "ray/long.jsonl"), "--engine", "ray")
+    until = time.monotonic() + 300
+    while not list(folder.glob("long*/work/d1")):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    time.sleep(0.5)  # into the first steps
+    ray.send_signal(signal.SIGTERM)
+    code, out, err = answer(ray)
+
+    assert (code, out) == (30, "")
+    assert err.startswith("edge-stl: stopped; 0 of 3 jobs are done")
+    assert not agents(folder)
+    assert any(p.stat().st_size for p in folder.glob("long*/work/d1/*"))
+    assert not list(folder.glob("*/done.json"))
