@@ -1,5 +1,6 @@
 """Options that several verbs share."""
 
+import enum
 from pathlib import Path
 from typing import Annotated
 
@@ -28,4 +29,25 @@ Epochs = Annotated[
 Jobs = Annotated[
     int | None,
     typer.Option(min=1, help="Boxes at a time; by default one per core.", show_default=False),
+]
+
+
+class EngineName(enum.StrEnum):
+    """What runs many calls of the agent."""
+
+    local = "local"
+    ray = "ray"
+
+
+Engine = Annotated[
+    EngineName,
+    typer.Option(help="local: processes on this machine; ray: Ray tasks, here or on a cluster."),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        help="Ray cluster to use, like auto or HOST:6379; by default Ray is started here.",
+        metavar="ADDRESS",
+        show_default=False,
+    ),
 ]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from edge_stl.cli import _options as opt
-from edge_stl.cli._extras import need
+from edge_stl.cli._extras import need, need_engine
 from edge_stl.cli._merge import DataFreeWeights
 from edge_stl.cli._output import ProgressReporter, percent, print_json, print_line, print_table
 
@@ -37,7 +37,18 @@ def simulate(
             help="Test images; without them a fifth of IMAGES is held out.", show_default=False
         ),
     ] = None,
-    boxes: Annotated[int, typer.Option(min=1, help="Number of boxes.")] = 3,
+    boxes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of boxes; by default 3.", show_default=False),
+    ] = None,
+    repeat: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Instead of --boxes: so many boxes at each native resolution.",
+            show_default=False,
+        ),
+    ] = None,
     resolutions: Annotated[
         str | None,
         typer.Option(
@@ -79,24 +90,29 @@ def simulate(
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 1,
     epochs: opt.Epochs = None,
     jobs: opt.Jobs = None,
+    engine: opt.Engine = opt.EngineName.local,
+    ray_address: opt.RayAddress = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Split a folder over boxes on one machine, train by the real agent, merge, evaluate."""
-    need("torch", "onnx", "onnxruntime", verb="simulating", extra="train")
+    need("onnx", "onnxruntime", verb="simulating", extra="train")
+    need_engine(engine.value, verb="simulating")
     from device_agent.job import usable_cores
     from edge_stl.fleet._camera import read_camera
-    from edge_stl.fleet._settings import Simulation
+    from edge_stl.fleet._settings import Simulation, box_count
     from edge_stl.fleet._simulate import simulate as run
     from edge_stl.fleet._split import read_split
     from edge_stl.plan import read_plan
 
+    plan = read_plan(plan_file)
+    natives = _numbers(resolutions)
     what = Simulation(
-        plan=read_plan(plan_file),
+        plan=plan,
         images=images,
         test=test,
-        boxes=boxes,
-        resolutions=_numbers(resolutions),
+        boxes=box_count(plan, natives, boxes=boxes, repeat=repeat),
+        resolutions=natives,
         split=read_split(split),
         share=share.value,
         camera=read_camera(camera),
@@ -106,6 +122,8 @@ def simulate(
         seeds=seeds,
         epochs=epochs,
         jobs=jobs or usable_cores(),
+        engine="ray" if engine is opt.EngineName.ray else "local",
+        ray_address=ray_address,
         out=out,
     )
     with ProgressReporter(quiet=quiet or json) as reporter:

@@ -1,4 +1,4 @@
-"""``edge-stl train``: the agent's job on one box."""
+"""``edge-stl train``: the agent's job on one box, or the many jobs of a file."""
 
 import enum
 from dataclasses import asdict
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edge_stl.cli import _options as opt
+from edge_stl.cli._jobs import given_options, refuse_beside_jobs, refuse_without_jobs, train_jobs
 from edge_stl.cli._output import ProgressReporter, percent, print_json, print_line, print_table
 
 
@@ -19,18 +20,32 @@ class Device(enum.StrEnum):
     auto = "auto"
 
 
+_MANY = "Many jobs: instead of PLAN and IMAGES"
+
+
 def train(
-    plan_file: opt.PlanFile,
-    images: opt.ImageFolder,
+    context: typer.Context,
+    plan_file: Annotated[
+        Path | None,
+        typer.Argument(metavar="PLAN", help="The plan file.", show_default=False),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="IMAGES",
+            help="A folder of class folders, or a folder with labels.csv (file_name,label).",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "-o",
             "--out",
             help="Folder for the branch files: what you copy off the box.",
             show_default=False,
         ),
-    ],
+    ] = None,
     box: Annotated[
         str | None,
         typer.Option(help="Name of this box; needed on the first run.", show_default=False),
@@ -49,20 +64,77 @@ def train(
     work: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for cache and checkpoints; stays on the box.", show_default=False
+            help="Folder for cache and checkpoints; stays on the box. With --jobs: for the jobs' "
+            "folders, by default FILE.work.",
+            show_default=False,
         ),
     ] = None,
     device: Annotated[
         Device, typer.Option(help="auto takes a GPU when there is one.")
     ] = Device.cpu,
     fresh: Annotated[bool, typer.Option(help="Forget what a stopped run left.")] = False,
+    jobs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="One JSON object per line: plan, images, out, box, ... (docs/jobs.md).",
+            show_default=False,
+            rich_help_panel=_MANY,
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Every N-th job from the I-th on: 1/4 on the first of four machines.",
+            show_default=False,
+            rich_help_panel=_MANY,
+        ),
+    ] = None,
+    parallel: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Cores to use on this machine; by default all.",
+            show_default=False,
+            rich_help_panel=_MANY,
+        ),
+    ] = None,
+    retries: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Further attempts for a job whose process was killed.",
+            rich_help_panel=_MANY,
+        ),
+    ] = 2,
+    engine: opt.Engine = opt.EngineName.local,
+    ray_address: opt.RayAddress = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Train this box's branches on its own images and write one file each.
 
-    Stop it with Ctrl-C at any time: the same command goes on where it stopped.
+    Stop it with Ctrl-C at any time: the same command goes on where it stopped. With --jobs, many
+    such jobs, each done once.
     """
+    given = given_options(context)
+    if jobs is not None:
+        refuse_beside_jobs(given)
+        train_jobs(
+            jobs,
+            shard=shard,
+            work=work,
+            parallel=parallel,
+            retries=retries,
+            engine="ray" if engine is opt.EngineName.ray else "local",
+            ray_address=ray_address,
+            json=json,
+            quiet=quiet,
+        )
+        return
+    refuse_without_jobs(given)
+    plan_file, images, out = _needed(plan_file, images, out)
     from device_agent.job import Job, run_job, usable_cores
     from device_agent.stop import StopRequest
     from device_agent.work import refuse_nesting, resolve_work
@@ -110,6 +182,17 @@ def train(
     )
     for f in files:
         print_line(f"{f.file}  sha256 {f.sha256}")
+
+
+def _needed(plan: Path | None, images: Path | None, out: Path | None) -> tuple[Path, Path, Path]:
+    from edge_stl.errors import UsageError
+
+    if plan is None or images is None:
+        missing = "PLAN" if plan is None else "IMAGES"
+        raise UsageError(f"Missing argument '{missing}'. See --help")
+    if out is None:
+        raise UsageError("Missing option '-o' / '--out'. See --help")
+    return plan, images, out
 
 
 def _device(device: Device) -> str:

@@ -1,15 +1,13 @@
-"""Boxes on one machine: every box is the real agent in a process of its own."""
+"""Boxes on one machine or a cluster: every box is the real agent in a process of its own."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edge_stl.errors import EdgeStlError, Interrupted
+from edge_stl.fleet._engine import Engine, carry_out, open_engine
+from edge_stl.fleet._task import Ended, Task
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,15 @@ class Box:
     branch: str = "auto"
     options: tuple[str, ...] = field(default=())
 
+    def arguments(self, plan: Path, *, threads: int) -> tuple[str, ...]:
+        """Return the arguments of ``edge-stl`` that train this box; paths are made absolute."""
+        return (
+            "train", str(plan.absolute()), str(self.images.absolute()),
+            "-o", str(self.out.absolute()), "--box", self.name, "--branch", self.branch,
+            "--work", str(self.work.absolute()), "--threads", str(threads), "--json",
+            *self.options,
+        )  # fmt: skip
+
 
 def train_boxes(
     plan: Path,
@@ -40,15 +47,17 @@ def train_boxes(
     jobs: int,
     threads: int = 1,
     done: Callable[[Box, list[dict[str, Any]]], None] | None = None,
+    engine: Engine | None = None,
 ) -> list[list[dict[str, Any]]]:
-    """Run ``edge-stl train`` for every box, ``jobs`` of them at a time.
+    """Run ``edge-stl train`` for every box.
 
     Args:
         plan: the plan file.
         boxes: the boxes, started in this order: those with the most work first ends soonest.
-        jobs: processes at a time.
+        jobs: processes at a time, where there is no ``engine``.
         threads: torch threads of each.
         done: called when a box has finished, with its rows.
+        engine: what runs them, started; None is local processes.
 
     Returns:
         per box the rows of ``train --json``.
@@ -57,36 +66,39 @@ def train_boxes(
         Interrupted: the run was stopped; every box kept its checkpoint.
         EdgeStlError: a box failed; the sentence is that of its agent.
     """
+    if engine is None:
+        with open_engine("local", cpus=jobs * threads) as own:
+            return train_boxes(plan, boxes, jobs=jobs, threads=threads, done=done, engine=own)
     results: dict[str, list[dict[str, Any]]] = {}
-    with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
-        running = {pool.submit(_train, plan, box, threads): box for box in boxes}
-        try:
-            for future in as_completed(running):
-                box = running[future]
-                results[box.name] = future.result()
-                if done is not None:
-                    done(box, results[box.name])
-        except BaseException:
-            # Those that run finish or stop by the same signal; those that wait never start.
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    failures: list[EdgeStlError] = []
+    named = {f"box {box.name}": box for box in boxes}
+
+    def told(task: Task, ended: Ended, attempts: int) -> bool:
+        box = named[task.name]
+        if ended.code == 0:
+            results[box.name] = ended.rows
+            if done is not None:
+                done(box, ended.rows)
+            return True
+        failures.append(ended.error(task.name, attempts=attempts))
+        return False
+
+    tasks = [
+        Task(
+            name=name,
+            arguments=box.arguments(plan, threads=threads),
+            threads=threads,
+            cpus=threads,
+            lock=box.work.absolute().with_name(f".{box.work.name}.lock"),
+        )
+        for name, box in named.items()
+    ]
+    stopped = carry_out(engine, tasks, told=told)
+    if stopped:
+        raise Interrupted(
+            f"stopped after {len(results)} of {len(boxes)} boxes; all of it is kept. The same "
+            "command goes on there"
+        )
+    if failures:  # the first: those after it were asked to stop
+        raise failures[0]
     return [results[box.name] for box in boxes]
-
-
-def _train(plan: Path, box: Box, threads: int) -> list[dict[str, Any]]:
-    command = [
-        sys.executable, "-m", "edge_stl", "train", str(plan), str(box.images),
-        "-o", str(box.out), "--box", box.name, "--branch", box.branch,
-        "--work", str(box.work), "--threads", str(threads), "--json", *box.options,
-    ]  # fmt: skip
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    if ran.returncode == 0:
-        files: list[dict[str, Any]] = json.loads(ran.stdout)["files"]
-        return files
-    lines = ran.stderr.strip().splitlines()
-    said = lines[-1].removeprefix("edge-stl: ") if lines else f"exit code {ran.returncode}"
-    if ran.returncode in (Interrupted.exit_code, -2, -15):
-        raise Interrupted(f"box {box.name}: {said}")
-    error = EdgeStlError(f"box {box.name}: {said}")
-    error.exit_code = ran.returncode if ran.returncode > 0 else 1
-    raise error

@@ -13,12 +13,14 @@ from edge_stl.durable import write_durably
 from edge_stl.errors import UsageError
 from edge_stl.fleet._camera import BOX, Camera
 from edge_stl.fleet._deal import default_resolutions, hold_out
+from edge_stl.fleet._engine import EngineName
 from edge_stl.fleet._split import IID, Split, split_images
 from edge_stl.images import ImageList, scan
 from edge_stl.plan import Plan, plan_toml
 
 
 _TEST_SHARE = 0.2
+_BOXES = 3
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Simulation:
         seeds: number of repetitions; each deals, initializes and shuffles anew.
         epochs: instead of the plan's.
         jobs: boxes that train at a time.
+        engine: what runs them: ``local`` processes or ``ray``; the results are the same.
+        ray_address: of a Ray cluster; None starts Ray on this machine.
         out: everything is kept under it.
     """
 
@@ -47,7 +51,7 @@ class Simulation:
     images: Path
     out: Path
     test: Path | None = None
-    boxes: int = 3
+    boxes: int = _BOXES
     resolutions: tuple[int, ...] = ()
     split: Split = IID
     share: Literal["disjoint", "all"] = "disjoint"
@@ -58,6 +62,8 @@ class Simulation:
     seeds: int = 1
     epochs: int | None = None
     jobs: int = 1
+    engine: EngineName = "local"
+    ray_address: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +79,30 @@ class Dealt:
     train: NDArray[np.int64]
     test: NDArray[np.int64] | None
     hands: tuple[NDArray[np.int64], ...]
+
+
+def box_count(
+    plan: Plan, resolutions: Sequence[int], *, boxes: int | None, repeat: int | None
+) -> int:
+    """Return how many boxes a fleet has.
+
+    Args:
+        plan: the plan.
+        resolutions: native resolutions; none are the plan's.
+        boxes: their number, if given; else 3, unless there is a ``repeat``.
+        repeat: boxes at each native resolution.
+
+    Raises:
+        UsageError: both are given.
+    """
+    if repeat is None:
+        return _BOXES if boxes is None else boxes
+    if boxes is not None:
+        raise UsageError(
+            f"--boxes {boxes} --repeat {repeat}: both say how many boxes there are; expected one. "
+            "Leave one of the two out"
+        )
+    return repeat * len(resolutions or default_resolutions(plan))
 
 
 def checked_resolutions(what: Simulation) -> tuple[int, ...]:

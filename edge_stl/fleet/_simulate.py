@@ -13,6 +13,7 @@ from edge_stl.fleet._boxes import Box, train_boxes
 from edge_stl.fleet._camera import BOX, Camera
 from edge_stl.fleet._coarser import at_each_resolution
 from edge_stl.fleet._deal import write_box
+from edge_stl.fleet._engine import Engine, open_engine
 from edge_stl.fleet._results import box_rows, settings_document, summary
 from edge_stl.fleet._settings import (
     Dealt,
@@ -55,14 +56,15 @@ def simulate(
     deals = [dealt(what, images, seed) for seed in range(what.seeds)]
     claim(what, images, resolutions)
     results = []
-    for seed, deal in enumerate(deals):
-        folder = what.out / f"seed{seed}"
+    with open_engine(what.engine, cpus=what.jobs, address=what.ray_address) as engine:
+        for seed, deal in enumerate(deals):
+            folder = what.out / f"seed{seed}"
 
-        def told(done: int, total: int, name: str = folder.name) -> None:
-            if progress is not None:
-                progress(name, done, total)
+            def told(done: int, total: int, name: str = folder.name) -> None:
+                if progress is not None:
+                    progress(name, done, total)
 
-        results.append(_one_seed(what, images, deal, resolutions, seed, folder, told))
+            results.append(_one_seed(what, images, deal, resolutions, seed, folder, engine, told))
     settings = settings_document(what, resolutions)
     document = {"settings": settings, "seeds": results, **summary(results)}
     write_durably(what.out / "results.json", json.dumps(document, indent=1).encode())
@@ -76,6 +78,7 @@ def _one_seed(
     resolutions: Sequence[int],
     seed: int,
     folder: Path,
+    engine: Engine,
     told: Callable[[int, int], None],
 ) -> dict[str, Any]:
     plan = what.plan
@@ -109,7 +112,9 @@ def _one_seed(
 
     # A fine box has more pixels, and under `--branch all` more branches: it starts first.
     finest_first = sorted(boxes, key=lambda box: -native[box.name])
-    trained = train_boxes(what.out / "plan.toml", finest_first, jobs=what.jobs, done=count)
+    trained = train_boxes(
+        what.out / "plan.toml", finest_first, jobs=what.jobs, done=count, engine=engine
+    )
     rows = sorted((row for rows in trained for row in rows), key=lambda row: str(row["box"]))
     merged = merge_paths([Path(row["file"]) for row in rows], options=Options(weights=what.weights))
     ensemble_path = folder / "ensemble.onnx"
@@ -117,7 +122,7 @@ def _one_seed(
     evaluation = evaluate(Ensemble(ensemble_path), test_folder)
     central = None
     if what.centralized:
-        central = _centralized(what, images, deal.train, seed, folder, test_folder)
+        central = _centralized(what, images, deal.train, seed, folder, test_folder, engine)
         count()
     return {
         "boxes": box_rows(rows, merged, evaluation),
@@ -171,6 +176,7 @@ def _centralized(
     seed: int,
     folder: Path,
     test: Path,
+    engine: Engine,
 ) -> dict[str, Any]:
     plan = centralized_plan(what.plan)
     plan_path = what.out / "centralized.toml"
@@ -183,7 +189,7 @@ def _centralized(
         work=folder / "work" / CENTRALIZED,
         options=_train_options(what, seed),
     )
-    ((row,),) = train_boxes(plan_path, [box], jobs=1, threads=what.jobs)
+    ((row,),) = train_boxes(plan_path, [box], jobs=1, threads=what.jobs, engine=engine)
     merged = merge_paths([Path(row["file"])], options=Options(weights="uniform"))
     path = folder / "centralized.onnx"
     write_durably(path, merged.model)

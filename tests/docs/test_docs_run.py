@@ -21,6 +21,7 @@ STORY = (
     "docs/deploy.md",
     "docs/branch-file.md",
     "docs/simulate.md",
+    "docs/jobs.md",
 )
 ALONE = ("README.md", "edge_stl/bands/README.md", "docs/layers.md")
 CLASSES = ("bicycle", "car", "truck")

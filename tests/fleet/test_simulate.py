@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from edge_stl.cli import main
-from edge_stl.errors import DataError, Interrupted
-from edge_stl.fleet import _boxes
+from edge_stl.errors import EdgeStlError, Interrupted, ResourceError, UsageError
+from edge_stl.fleet import _task
 from edge_stl.fleet._boxes import Box, train_boxes
+from edge_stl.fleet._settings import box_count
 from edge_stl.fleet._simulate import centralized_plan
 from edge_stl.plan import new_plan, plan_from_document, plan_toml
 from exporter.merge import merge_paths
@@ -118,17 +119,21 @@ def test_centralized_is_the_same_network_on_the_whole_image():
     )
 
 
-FAILING: list[tuple[int, str, type[Exception], int, str]] = [
-    (10, "edge-stl: images: none can be read", DataError, 10, "box b: images: none can be read"),
-    (30, "note\nedge-stl: stopped in branch x", Interrupted, 30, "box b: stopped in branch x"),
-    (-15, "", Interrupted, 30, "box b: exit code -15"),
-    (-9, "", Exception, 1, "box b: exit code -9"),
-]
+FAILING: list[tuple[str, str, type[Exception], int, str]] = [
+    ("sys.exit(10)", "edge-stl: images: none can be read", EdgeStlError, 10,
+     "^box b: images: none can be read$"),
+    ("sys.exit(30)", "note\nedge-stl: stopped in branch x", Interrupted, 30,
+     "^box b: stopped in branch x$"),
+    ("os.kill(os.getpid(), 15)", "", Interrupted, 30, "^box b: stopped$"),
+    ("os.kill(os.getpid(), 9)", "", ResourceError, 20,
+     "^box b: its process was killed by signal 9 3 times; expected it to end by itself"),
+    ("sys.exit(1)", "", EdgeStlError, 1, "^box b: exit code 1$"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("code", "err", "kind", "exit_code", "said"), FAILING)
+@pytest.mark.parametrize(("end", "err", "kind", "exit_code", "said"), FAILING)
 def test_what_a_box_says_when_it_fails_is_passed_on(
-    code: int,
+    end: str,
     err: str,
     kind: type[Exception],
     exit_code: int,
@@ -136,12 +141,34 @@ def test_what_a_box_says_when_it_fails_is_passed_on(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ):
-    class Ran:
-        returncode, stdout, stderr = code, "", err
-
-    monkeypatch.setattr(_boxes.subprocess, "run", lambda *_, **__: Ran())
-    box = Box(name="b", images=tmp_path, out=tmp_path, work=tmp_path)
-    with pytest.raises(Exception, match=said) as caught:
+    program = f"import os, sys; print({err!r}, file=sys.stderr, flush=True); {end}"
+    monkeypatch.setattr(_task, "_AGENT", ("-c", program))
+    box = Box(name="b", images=tmp_path, out=tmp_path, work=tmp_path / "w")
+    with pytest.raises(kind, match=said) as caught:
         train_boxes(tmp_path / "plan.toml", [box], jobs=1)
     assert getattr(caught.value, "exit_code", None) == exit_code
-    assert kind is DataError or isinstance(caught.value, kind)
+
+
+def test_when_a_box_fails_those_that_train_are_asked_to_stop_and_the_others_never_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr(_task, "_AGENT", (str(Path(__file__).with_name("stand_in_agent.py")),))
+    boxes = [
+        Box(name=name, images=tmp_path, out=tmp_path / "out", work=tmp_path / name)
+        for name in ("ok-1", "long-1", "bad-1", "ok-2")
+    ]
+    with pytest.raises(EdgeStlError, match=r"^box bad-1: cam: no image can be read$"):
+        train_boxes(tmp_path / "plan.toml", boxes, jobs=2)
+    assert (tmp_path / "long-1" / "checkpoint").exists()
+    assert (tmp_path / "ok-1" / "starts").exists()
+    assert not (tmp_path / "ok-2").exists()
+
+
+def test_repeat_counts_the_boxes_of_every_resolution():
+    plan = new_plan(classes=CLASSES, resolution=16, levels=1, network="mlp-s")
+    assert box_count(plan, (), boxes=None, repeat=None) == 3
+    assert box_count(plan, (), boxes=5, repeat=None) == 5
+    assert box_count(plan, (), boxes=None, repeat=3) == 6
+    assert box_count(plan, (16, 8, 16), boxes=None, repeat=2) == 6
+    with pytest.raises(UsageError, match="--boxes 4 --repeat 2: both say how many boxes there are"):
+        box_count(plan, (), boxes=4, repeat=2)

@@ -59,6 +59,11 @@ def test_the_contracts_are_kept():
             "from exporter import merge",
             "an agent exports, it does not merge BROKEN",
         ),
+        (
+            "device_agent/work.py",
+            "def late() -> None:\n    import ray",
+            "a cluster is the fleet's business alone BROKEN",
+        ),
     ],
 )
 def test_one_forbidden_import_breaks_its_contract(

@@ -43,6 +43,13 @@ def test_importing_a_light_room_does_not_load_torch(module: str):
     assert loaded(module, HEAVY) == set()
 
 
+@pytest.mark.parametrize(
+    "module", ["edge_stl.cli", "edge_stl.fleet._engine", "edge_stl.fleet._ray"]
+)
+def test_only_an_engine_that_is_asked_for_loads_ray(module: str):
+    assert loaded(module, ("ray",)) == set()
+
+
 def test_prediction_loads_nothing_but_numpy_and_onnxruntime():
     assert loaded("edge_stl.predict", NOT_FOR_PREDICTION) == set()
 

@@ -1,0 +1,227 @@
+"""One call of the agent in a process of its own: the same on every engine."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edge_stl.durable import write_durably
+from edge_stl.errors import EdgeStlError, Interrupted, ResourceError
+from edge_stl.fleet import _leash
+
+
+_AGENT = ("-m", "edge_stl")
+POLL = 0.05
+"""Seconds between two looks at a process."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One call of ``edge-stl train``.
+
+    Attributes:
+        name: what it is called in sentences, like ``box cam07``; unique among the tasks of a run.
+        arguments: of ``edge-stl``, with absolute paths: a worker may stand in another folder.
+        threads: of torch.
+        cpus: cores it is to have.
+        gpus: GPUs it is to have, 0 to 1; with 0 it sees none, with None what its parent sees.
+        lock: this file is locked while the agent runs, and by the agent itself.
+        marker: this file is written when the agent is done.
+        asks: what the marker says was asked.
+        patience: seconds to wait for the lock.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    threads: int = 1
+    cpus: float = 1
+    gpus: float | None = None
+    lock: Path | None = None
+    marker: Path | None = None
+    asks: str = ""
+    patience: float = 0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a call ended.
+
+    Attributes:
+        code: exit code of the agent, or minus the number of the signal that killed it.
+        said: its last line where it failed.
+        rows: those of ``train --json``.
+    """
+
+    code: int
+    said: str = ""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def died(self) -> bool:
+        """Whether a signal ended it: nothing says that it would fail again."""
+        return self.code < 0 or self.code == Interrupted.exit_code
+
+    def error(self, name: str, *, attempts: int = 1) -> EdgeStlError:
+        """Return what to raise for a call that failed; ``name`` begins the sentence."""
+        if self.code in (Interrupted.exit_code, -signal.SIGINT, -signal.SIGTERM):
+            return Interrupted(f"{name}: {self.said or 'stopped'}")
+        if self.code < 0:
+            times = f" {attempts} times" if attempts > 1 else ""
+            return ResourceError(
+                f"{name}: {self.said or f'its process was killed by signal {-self.code}'}{times}; "
+                "expected it to end by itself. The machine may be short of memory: run fewer at a "
+                "time"
+            )
+        error = EdgeStlError(f"{name}: {self.said or f'exit code {self.code}'}")
+        error.exit_code = self.code
+        return error
+
+
+class Running:
+    """A call that runs.
+
+    Args:
+        task: the call.
+        gpus: the GPUs it may see, as CUDA_VISIBLE_DEVICES says it; None leaves that as it is.
+
+    Raises:
+        ResourceError: somebody else holds its lock.
+    """
+
+    def __init__(self, task: Task, *, gpus: str | None = None) -> None:
+        self._task = task
+        self._lock = -1 if task.lock is None else _hold(task.lock, task.name, task.patience)
+        self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
+        try:
+            self._process = subprocess.Popen(  # noqa: S603  (our own command)
+                _command(task),
+                stdin=subprocess.DEVNULL,
+                stdout=self._out,
+                stderr=self._err,
+                env=_environment(task, gpus),
+                # The agent holds the lock as well: were we killed, it is free when both are gone.
+                pass_fds=() if self._lock < 0 else (self._lock,),
+            )
+        except BaseException:
+            self._close()
+            raise
+
+    def poll(self) -> Ended | None:
+        """Return how it ended, None while it runs; the marker is written before the lock goes."""
+        code = self._process.poll()
+        if code is None:
+            return None
+        try:
+            return self._ended(code)
+        finally:
+            self._close()
+
+    def stop(self) -> None:
+        """Ask it to write a checkpoint and to end."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """End it at once; it goes on from its last checkpoint."""
+        self._process.kill()
+        self._process.wait()
+        self._close()
+
+    def _ended(self, code: int) -> Ended:
+        if code != 0:
+            lines = _text(self._err).strip().splitlines()
+            return Ended(code, lines[-1].removeprefix("edge-stl: ") if lines else "")
+        rows: list[dict[str, Any]] = json.loads(_text(self._out))["files"]
+        if self._task.marker is not None:
+            document = {"format": 1, "asks": self._task.asks, "files": rows}
+            try:
+                write_durably(self._task.marker, json.dumps(document, indent=1).encode())
+            except ResourceError as error:
+                return Ended(error.exit_code, str(error))
+        return Ended(code, rows=rows)
+
+    def _close(self) -> None:
+        self._out.close()
+        self._err.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def run_task(task: Task) -> Ended:
+    """Run one call to its end in this process; a KeyboardInterrupt asks the agent to stop."""
+    asked = False
+    try:
+        running = Running(task)
+    except EdgeStlError as error:
+        return Ended(error.exit_code, str(error))
+    while True:
+        try:
+            ended = running.poll()
+            if ended is not None:
+                return ended
+            time.sleep(POLL)
+        except KeyboardInterrupt:
+            if asked:
+                running.kill()
+                raise
+            asked = True
+            running.stop()
+
+
+def _command(task: Task) -> list[str]:
+    leash = [sys.executable, "-I", "-S", _leash.__file__, str(os.getpid())]
+    return [*leash, sys.executable, *_AGENT, *task.arguments]
+
+
+def _environment(task: Task, gpus: str | None) -> Mapping[str, str]:
+    # Ray sets this from the cores of a task, users from their habits; the bytes are the job's.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(task.threads)}
+    if task.gpus == 0:
+        gpus = ""
+    if gpus is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = gpus
+    return environment
+
+
+def _hold(path: Path, name: str, patience: float) -> int:
+    """Lock a file, made when missing; return its descriptor.
+
+    Raises:
+        ResourceError: it cannot be made, or somebody holds it for longer than ``patience`` s.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise ResourceError(
+            f"{path}: cannot be used ({error.strerror}); expected a folder this user may write. "
+            "Choose another --work"
+        ) from None
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() < until:
+                time.sleep(POLL)
+                continue
+            os.close(descriptor)
+            raise ResourceError(
+                f"{path}: another run is at {name}; expected one at a time. Wait for it, or give "
+                "each machine its own part with --shard"
+            ) from None
+        return descriptor
+
+
+def _text(file: Any) -> str:
+    file.seek(0)
+    data: bytes = file.read()
+    return data.decode(errors="replace")
