@@ -131,9 +131,9 @@ def _node_findings(model: onnx.ModelProto, limits: Target, target: str) -> list[
                 continue  # inside another's body: the same finding again
             findings.append(
                 Finding(
-                    f"{node.op_type} with a subgraph, which {target} may refuse",
+                    f"{node.op_type} with a subgraph",
                     node.name,
-                    "merge without --cascade, or run it with onnxruntime on the CPU"
+                    f"{target} may refuse it; merge without --cascade"
                     if node.op_type == "If"
                     else "avoid it",
                 )
