@@ -20,7 +20,7 @@ from edge_stl.fusion import fuse
 from edge_stl.images import fit_square
 from edge_stl.plan import Plan, new_plan, plan_from_document
 from edge_stl.testing import assert_parity
-from exporter import ensemble as ensemble_room, merge as merge_room, names
+from exporter import ensemble as ensemble_room, names
 from exporter._session import check_model, run
 from exporter.branch import build_branch
 from exporter.ensemble import build_ensemble

@@ -23,7 +23,6 @@ from edge_stl.layers import Analysis
 from edge_stl.plan import Plan, networks, new_plan, plan_from_document
 from edge_stl.predict import Ensemble
 from edge_stl.testing import assert_parity
-from exporter import merge as merge_room
 from exporter._session import run
 from exporter.branch import build_branch
 from exporter.ensemble import build_ensemble
