@@ -98,8 +98,8 @@ def _print(document: dict[str, Any], *, wall: float, chosen: Any) -> None:
     best = [max(row["accuracy"] for row in s["boxes"]) for s in seeds]
     ensemble = [s["ensemble"]["accuracy"] for s in seeds]
     lines.append(f"| best box | {points(best)} |")
-    if "own_bands" in seeds[0]:
-        own = [s["own_bands"]["accuracy"] for s in seeds]
+    own = [s["own_bands"]["accuracy"] for s in seeds if "own_bands" in s]
+    if own:
         lines.append(f"| ensemble of the own bands alone | {points(own)} |")
     lines.append(f"| **ensemble** | **{points(ensemble)}** |")
     gains = [e - b for e, b in zip(ensemble, best, strict=True)]
@@ -112,7 +112,7 @@ def _print(document: dict[str, Any], *, wall: float, chosen: Any) -> None:
         central = [s["centralized"]["accuracy"] for s in seeds]
         shares = [e / c for e, c in zip(ensemble, central, strict=True)]
         lines.append(f"| ensemble, share of centralized | {points(shares)} |")
-        if "own_bands" in seeds[0]:
+        if own:
             shares = [e / c for e, c in zip(own, central, strict=True)]
             lines.append(f"| ensemble of the own bands, share of centralized | {points(shares)} |")
     total = sum(sum(r["seconds"] for r in s["boxes"]) for s in seeds) / len(seeds)
