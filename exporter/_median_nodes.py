@@ -1,10 +1,10 @@
 """The median over the boxes as ONNX nodes; the formulas and the letters are those of the oracle.
 
-`edge_stl.fusion.fuse_median` is the oracle. Boxes that did not see a class get -1 there, below
-every probability, so that they stand last when `TopK` sorts downwards; among the first ``m(c)``,
-the boxes that saw c, a constant picks the one or two in the middle::
+`edge_stl.fusion.fuse_median` is the oracle. Boxes that did not see a class have p = 0 there, and no
+p is below that, so they stand last when `TopK` sorts downwards; among the first ``m(c)``, the boxes
+that saw c, a constant picks the one or two in the middle::
 
-    (N, K) per file -- mean per box, -1 where unseen --> (N, B, K)
+    (N, K) per file -- mean per box, 0 where unseen --> (N, B, K)
                     -- TopK along B --> (N, B // 2 + 1, K) -- times the picks, sum --> (N, K)
 """
 
@@ -47,9 +47,6 @@ def add_median(
     stacked = boxes[0]
     if len(boxes) > 1:
         stacked = graph.node("Concat", boxes, "median/boxes", axis=1)
-    # p is 0 where a box did not see the class: plus -1 it comes after all who did
-    mask = graph.constant("median/unseen", (seen.astype(np.float32) - 1)[None])
-    stacked = graph.node("Add", [stacked, mask], "median/seen")
     count = graph.constant("median/count", np.array([len(picks)], dtype=np.int64))
     ordered = graph.node("TopK", [stacked, count], "median/sorted", further=1, axis=1)
     pick = graph.constant("median/picks", picks[None].astype(np.float32))
