@@ -4,11 +4,12 @@ A Ray task starts the agent as a process of its own, exactly as a local engine d
 the same bytes on either, and an agent that dies takes nobody with it.
 """
 
+import io
 import logging
 import os
 import signal
 import warnings
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from typing import Any, Self
 
 from edge_stl.errors import EdgeStlError, Interrupted, ResourceError, UsageError
@@ -56,6 +57,9 @@ class RayEngine:
         self._ended: list[tuple[Task, Ended]] = []
         self._handler: Any = None
         self._ours = not ray.is_initialized()
+        # Ray prints to stdout that a worker died, whatever its logging is told, from a thread of
+        # its own. Stdout is the command's: one JSON object, and `attempts` in it says the same.
+        self._mute = redirect_stdout(_Nowhere())
 
     def __enter__(self) -> Self:
         """Start Ray, or reach the cluster.
@@ -80,6 +84,7 @@ class RayEngine:
             ) from None
         # `max_retries=0`: who counts attempts is `carry_out`, for both engines alike.
         self._remote = self._ray.remote(max_retries=0)(run_task)
+        self._mute.__enter__()
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         self._largest = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
         self._most_gpus = max((node.get("GPU", 0.0) for node in nodes), default=0.0)
@@ -106,6 +111,7 @@ class RayEngine:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self._ray.shutdown()
+        self._mute.__exit__(None, None, None)
         with suppress(TypeError, ValueError):  # a handler not of Python's, or another thread
             signal.signal(signal.SIGTERM, self._handler)
 
@@ -149,6 +155,14 @@ class RayEngine:
         except exceptions.RayError as error:  # the worker or its machine is gone
             return Ended(-signal.SIGKILL, f"its Ray worker died ({type(error).__name__})")
         return ended
+
+
+class _Nowhere(io.TextIOBase):
+    """Takes text and forgets it."""
+
+    def write(self, text: str) -> int:
+        """Forget it."""
+        return len(text)
 
 
 def _no_gpu(task: Task) -> Ended:
