@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import signal
+import socket
 import warnings
 from contextlib import redirect_stdout, suppress
 from typing import Any, Self
@@ -22,6 +23,7 @@ _QUIET = {
     # A task that asks for no GPU sees none: `run_task` says so itself, and ray would warn.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_KNOCK = 10.0  # seconds
 _STORE_BYTES = 80_000_000  # the least that ray accepts is 75 MB; tasks are a page of text
 
 
@@ -101,6 +103,7 @@ class RayEngine:
                 **quiet,
             )
         else:
+            _knock(self._address)
             self._ray.init(address=self._address, **quiet)
 
     def __exit__(self, *_: object) -> None:
@@ -155,6 +158,17 @@ class RayEngine:
         except exceptions.RayError as error:  # the worker or its machine is gone
             return Ended(-signal.SIGKILL, f"its Ray worker died ({type(error).__name__})")
         return ended
+
+
+def _knock(address: str) -> None:
+    """Look whether anybody listens at ``HOST:PORT``: ray itself would try for minutes.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK).close()
 
 
 class _Nowhere(io.TextIOBase):
