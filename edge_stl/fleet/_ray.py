@@ -4,11 +4,13 @@ A Ray task starts the agent as a process of its own, exactly as a local engine d
 the same bytes on either, and an agent that dies takes nobody with it.
 """
 
+import io
 import logging
 import os
 import signal
+import socket
 import warnings
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from typing import Any, Self
 
 from edge_stl.errors import EdgeStlError, Interrupted, ResourceError, UsageError
@@ -21,6 +23,7 @@ _QUIET = {
     # A task that asks for no GPU sees none: `run_task` says so itself, and ray would warn.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_KNOCK = 10.0  # seconds
 _STORE_BYTES = 80_000_000  # the least that ray accepts is 75 MB; tasks are a page of text
 
 
@@ -56,6 +59,9 @@ class RayEngine:
         self._ended: list[tuple[Task, Ended]] = []
         self._handler: Any = None
         self._ours = not ray.is_initialized()
+        # Ray prints to stdout that a worker died, whatever its logging is told, from a thread of
+        # its own. Stdout is the command's: one JSON object, and `attempts` in it says the same.
+        self._mute = redirect_stdout(_Nowhere())
 
     def __enter__(self) -> Self:
         """Start Ray, or reach the cluster.
@@ -80,6 +86,7 @@ class RayEngine:
             ) from None
         # `max_retries=0`: who counts attempts is `carry_out`, for both engines alike.
         self._remote = self._ray.remote(max_retries=0)(run_task)
+        self._mute.__enter__()
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         self._largest = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
         self._most_gpus = max((node.get("GPU", 0.0) for node in nodes), default=0.0)
@@ -96,6 +103,7 @@ class RayEngine:
                 **quiet,
             )
         else:
+            _knock(self._address)
             self._ray.init(address=self._address, **quiet)
 
     def __exit__(self, *_: object) -> None:
@@ -106,6 +114,7 @@ class RayEngine:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self._ray.shutdown()
+        self._mute.__exit__(None, None, None)
         with suppress(TypeError, ValueError):  # a handler not of Python's, or another thread
             signal.signal(signal.SIGTERM, self._handler)
 
@@ -149,6 +158,25 @@ class RayEngine:
         except exceptions.RayError as error:  # the worker or its machine is gone
             return Ended(-signal.SIGKILL, f"its Ray worker died ({type(error).__name__})")
         return ended
+
+
+def _knock(address: str) -> None:
+    """Look whether anybody listens at ``HOST:PORT``: ray itself would try for minutes.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK).close()
+
+
+class _Nowhere(io.TextIOBase):
+    """Takes text and forgets it."""
+
+    def write(self, text: str) -> int:
+        """Forget it."""
+        return len(text)
 
 
 def _no_gpu(task: Task) -> Ended:

@@ -357,3 +357,20 @@ def test_ray_that_is_not_installed_says_which_extra_brings_it(
 
     assert (code, out) == (2, None)
     assert err == "edge-stl: --engine ray needs ray: pip install 'edge-stl[fleet]'\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nonsense"])
+def test_a_cluster_that_does_not_answer_is_said_soon(address: str, here: Path):
+    write(here, "ok-1")
+    began = time.monotonic()
+
+    ran = subprocess.run(
+        [sys.executable, "-m", "edge_stl", "train", "--jobs", str(here / "jobs.jsonl"),
+         "--engine", "ray", "--ray-address", address],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (20, "", 1)
+    assert ran.stderr.startswith(f"edge-stl: --ray-address {address}: cannot be used (")
+    assert time.monotonic() - began < 90

@@ -25,13 +25,14 @@ SESSION = """
 import contextlib, io, json, sys
 from edge_stl.cli import main
 from edge_stl.fleet._engine import open_engine
+tell = sys.stdout
 with open_engine("ray", cpus=2):
-    print("ready", flush=True)
+    print("ready", file=tell, flush=True)
     for line in sys.stdin:
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main(json.loads(line))
-        print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+        print(json.dumps([code, out.getvalue(), err.getvalue()]), file=tell, flush=True)
 """
 
 
