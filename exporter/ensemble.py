@@ -5,8 +5,8 @@
     image -> Cast -> (layout) -> / 255 -> per native resolution r: AveragePool, filter bank
           -> per branch file: network, temperature, prior -> fusion -> probabilities
 
-A branch trained at native resolution r gets exactly what its box had: the image area-averaged
-from R to r, then the bank of r.
+A branch trained at native resolution r gets what its box had: the image area-averaged from R to r,
+or resampled by the kernel that its box's camera shows (`exporter.cameras`), then the bank of r.
 """
 
 from collections.abc import Sequence
@@ -17,18 +17,23 @@ import numpy as np
 from onnx import TensorProto
 
 from edge_stl import __version__
+from edge_stl.bands import Kernel
 from edge_stl.plan import Plan
 from exporter import names
 from exporter._analysis import BankNodes
 from exporter._fusion_nodes import add_answer, add_member
 from exporter._graph import Graph, value
 from exporter._network import add_network
+from exporter._resampling import add_resampling
+from exporter.cameras import kernel_entry
 from exporter.manifest import canonical_json
 from exporter.read import BranchFile
 
 
 Layout = Literal["nhwc", "nchw"]
 PIXEL_SCALE = 255.0
+Way = tuple[int, Kernel]
+"""A native resolution, and the kernel that leads there."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ def build_ensemble(
     banks = _add_banks(graph, plan, files, options.layout)
     rows, votes = [], []
     for file, weight in zip(files, weights, strict=True):
-        row, vote = _add_branch(graph, plan, file, weight, banks[file.manifest.native_resolution])
+        row, vote = _add_branch(graph, plan, file, weight, banks[_way(file)])
         rows.append(row)
         votes.append(vote)
     bias = fitted.bias if fitted else None
@@ -113,18 +118,22 @@ def class_prior(plan: Plan) -> list[float]:
 
 def _add_banks(
     graph: Graph, plan: Plan, files: Sequence[BranchFile], layout: Layout
-) -> dict[int, BankNodes]:
+) -> dict[Way, BankNodes]:
     pixels = graph.node("Cast", [names.ENSEMBLE_INPUT], "pixels", to=TensorProto.FLOAT)
     if layout == "nhwc":
         pixels = graph.node("Transpose", [pixels], "planes", perm=[0, 3, 1, 2])
     top = graph.constant("pixel.scale", np.array(PIXEL_SCALE, np.float32))
     pixels = graph.node("Div", [pixels, top], "unit")
     banks = {}
-    for resolution in sorted({f.manifest.native_resolution for f in files}):
-        prefix = f"native{resolution}/"
+    for resolution, kernel in sorted({_way(f) for f in files}):
+        prefix = f"native{resolution}/" if kernel == "area" else f"native{resolution}-{kernel}/"
         factor = plan.input.resolution // resolution
         image = pixels
-        if factor > 1:
+        if kernel != "area":
+            image = add_resampling(
+                graph, pixels, kernel, fine=plan.input.resolution, coarse=resolution, prefix=prefix
+            )
+        elif factor > 1:
             image = graph.node(
                 "AveragePool",
                 [pixels],
@@ -135,10 +144,10 @@ def _add_banks(
         wanted = {
             band
             for f in files
-            if f.manifest.native_resolution == resolution
+            if _way(f) == (resolution, kernel)
             for band in plan.branch(f.manifest.branch).bands
         }
-        banks[resolution] = BankNodes(
+        banks[resolution, kernel] = BankNodes(
             graph,
             plan.bank,
             native_level=plan.native_level(resolution),
@@ -149,6 +158,10 @@ def _add_banks(
             prefix=prefix,
         )
     return banks
+
+
+def _way(file: BranchFile) -> Way:
+    return file.manifest.native_resolution, file.kernel
 
 
 def _add_branch(
@@ -186,6 +199,7 @@ def _metadata(
         "made_by": made_by,
         "members": [
             {"manifest": f.manifest.to_document(), "sha256": f.sha256, "weight": w}
+            | kernel_entry(f)
             for f, w in zip(files, weights, strict=True)
         ],
     }

@@ -48,7 +48,7 @@ def inspect_path(path: Path) -> dict[str, Any]:
             document["layout"] = content.options.layout
             document["holdout"] = content.fitted.to_document() if content.fitted else None
             document["branches"] = [
-                _branch(f.manifest, f.sha256, f.bytes, weight, content.scale)
+                _branch(f.manifest, f.sha256, f.bytes, weight, content.scale) | {"kernel": f.kernel}
                 for f, weight in zip(content.files, content.weights, strict=True)
             ]
         else:

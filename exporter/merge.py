@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_stl.bands import Sharpness
 from edge_stl.errors import MergeRefused, UsageError
 from edge_stl.fusion import DATA_FREE, largest_change, plan_weights
 from exporter import names
 from exporter._session import check_model
 from exporter.agree import Agreement, Refusal, agree, read_all
+from exporter.cameras import CameraFinding, desk_sharpness, match_cameras
 from exporter.ensemble import Fitted, Options, build_ensemble
 from exporter.fitting import Holdout, Progress, fit_on_holdout
 from exporter.manifest import sha256
@@ -37,6 +39,7 @@ class Merged:
         refused: files that were left out, with every reason.
         fitted: biases and what else came from a holdout; none with weights that need no data.
         holdout: what that is worth on images that the fit did not see; none likewise.
+        cameras: what was found of every coarse camera that could be compared.
     """
 
     model: bytes
@@ -47,6 +50,7 @@ class Merged:
     refused: tuple[Refusal, ...]
     fitted: Fitted | None = None
     holdout: Holdout | None = None
+    cameras: tuple[CameraFinding, ...] = ()
 
     def largest_change(self, index: int) -> float:
         """Return by how much file ``index`` can move any probability."""
@@ -103,7 +107,7 @@ def merge_files(
         refused=tuple(sorted((*refused, *agreement.refused), key=lambda r: (r.file, r.reasons))),
     )
     _refuse(agreement, skip_refused=skip_refused)
-    kept = agreement.files
+    kept, cameras = match_cameras(agreement.files, desk=_desk(agreement.files, holdout))
     fitted, report = None, None
     if holdout is None:
         weights = tuple(float(w) for w in weigh(kept, options))
@@ -115,7 +119,9 @@ def merge_files(
     model = build_ensemble(kept, weights, options=options, scale=SCALE, fitted=fitted)
     check_model(model, "ensemble")
     prove(model, kept, weights, options=options, scale=SCALE, fitted=fitted)
-    return Merged(model, sha256(model), options, kept, weights, agreement.refused, fitted, report)
+    return Merged(
+        model, sha256(model), options, kept, weights, agreement.refused, fitted, report, cameras
+    )
 
 
 def change_ensemble(
@@ -202,6 +208,13 @@ def _need_holdout_again(content: Content, wanted: Options, holdout: Path | None,
         "other branches need other weights; expected --holdout IMAGES, or --weights with a rule "
         f"that needs no images ({others}). Name one of both"
     )
+
+
+def _desk(files: Sequence[BranchFile], holdout: Path | None) -> Sharpness | None:
+    """Return how sharp the desk's own fine images are, where it has some and they are needed."""
+    if holdout is None or not any(f.manifest.camera for f in files):
+        return None
+    return desk_sharpness(holdout, files[0].plan)
 
 
 def _refuse(agreement: Agreement, *, skip_refused: bool) -> None:

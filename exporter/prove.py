@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_stl.bands import bank, resampling
 from edge_stl.errors import CheckError
 from edge_stl.fusion import fuse
 from exporter import names
@@ -98,14 +99,12 @@ def branch_logits(file: BranchFile, images: NDArray[np.uint8]) -> NDArray[np.flo
 
 def native_bands(file: BranchFile, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the bands ``(N, C * B, h, w)`` float32 that a branch reads, by the numpy reference."""
-    from edge_stl.bands import bank  # keeps PyWavelets out of a plain import
-
     plan, manifest = file.plan, file.manifest
     branch = plan.branch(manifest.branch)
     planes = images.astype(np.float64).transpose(0, 3, 1, 2) / 255
-    n, c, side, _ = planes.shape
     r = manifest.native_resolution
-    native = planes.reshape(n, c, r, side // r, r, side // r).mean(axis=(3, 5))
+    matrix = resampling(file.kernel, fine=planes.shape[-1], coarse=r)
+    native = matrix @ planes @ matrix.T
     filters = bank(plan.bank, native_level=plan.native_level(r), bands=branch.bands)
     split = filters.analyze(native)
     stacked = np.concatenate([split[band] for band in branch.bands], axis=1)

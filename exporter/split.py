@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from edge_stl.errors import DataError, EdgeStlError, IntegrityError
 from edge_stl.plan import Plan, plan_from_document
 from exporter import names
 from exporter.branch import branch_shapes, build_branch
+from exporter.cameras import kernel_of
 from exporter.ensemble import Fitted, Options
 from exporter.manifest import Manifest, disagreements, manifest_of, sha256
 from exporter.read import BranchFile, Unusable, kind_of, metadata, parse_model
@@ -81,7 +82,7 @@ def members_of(data: bytes, *, name: str) -> Content:
         plan = plan_from_document(record["plan"], where=f"{name}, its plan")
         options = Options(**record["options"])
         entries = [
-            (manifest_of(m["manifest"]), str(m["sha256"]), float(m["weight"]))
+            (manifest_of(m["manifest"]), str(m["sha256"]), float(m["weight"]), kernel_of(m, plan))
             for m in record["members"]
         ]
         scale, made_by = float(record["scale"]), str(record["made_by"])
@@ -96,8 +97,11 @@ def members_of(data: bytes, *, name: str) -> Content:
         raise _damaged(name, f"its record names {ids}, its graph holds {held}")
     if options.weights not in names.WEIGHT_RULES or options.layout not in names.LAYOUTS:
         raise _damaged(name, f"it was merged by {options}, which this version does not know")
-    files = [_member(name, plan, manifest, digest, tensors) for manifest, digest, _ in entries]
-    weights = tuple(weight for *_, weight in entries)
+    files = [
+        replace(_member(name, plan, manifest, digest, tensors), kernel=kernel)
+        for manifest, digest, _, kernel in entries
+    ]
+    weights = tuple(weight for _, _, weight, _ in entries)
     return Content(plan, options, scale, made_by, tuple(files), weights, fitted)
 
 

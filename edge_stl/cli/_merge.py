@@ -1,6 +1,7 @@
 """``edge-stl merge`` and ``edge-stl split``."""
 
 import enum
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -120,6 +121,9 @@ def merge(
         }
         for index, (f, weight) in enumerate(zip(merged.files, merged.weights, strict=True))
     ]
+    for camera in merged.cameras:
+        if camera.warning is not None and not quiet:
+            typer.echo(f"warning: {camera.warning}", err=True)
     if json:
         print_json(
             {
@@ -130,6 +134,7 @@ def merge(
                 "branches": rows,
                 "refused": [{"file": r.file, "reasons": list(r.reasons)} for r in merged.refused],
                 "holdout": holdout_document(merged.holdout),
+                "cameras": [asdict(camera) for camera in merged.cameras],
             }
         )
         return
