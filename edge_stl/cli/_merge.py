@@ -134,7 +134,9 @@ def merge(
                 "branches": rows,
                 "refused": [{"file": r.file, "reasons": list(r.reasons)} for r in merged.refused],
                 "holdout": holdout_document(merged.holdout),
-                "cameras": [asdict(camera) for camera in merged.cameras],
+                "cameras": [
+                    asdict(camera) | {"warning": camera.warning} for camera in merged.cameras
+                ],
             }
         )
         return
