@@ -129,8 +129,10 @@ def test_without_a_finer_box_nothing_is_said_and_nothing_changed(
 
 
 def test_a_box_is_no_reference_for_itself(file_of: Callable[..., BranchFile]):
-    published = camera(16, "nearest", coarser=camera(32).coarser)
-    both = [file_of("d2", "cam16", 16, published.model_copy(update={"coarser": {}}))]
+    both = [
+        file_of("d2", "cam", 16, camera(16, "nearest")),
+        file_of("d1", "cam", 32, camera(32)),
+    ]
 
     assert match_cameras(both)[1] == ()
 
