@@ -130,12 +130,30 @@ def test_a_fleet_without_a_fine_box_merges_in_silence(
     assert (code, told.err, json.loads(told.out)["cameras"]) == (0, "", [])
 
 
+def write(images: NDArray[np.uint8], folder: Path) -> None:
+    for i, image in enumerate(images):
+        (folder / CLASSES[i % 2]).mkdir(exist_ok=True, parents=True)
+        Image.fromarray(image).save(folder / CLASSES[i % 2] / f"{i:03}.png")
+
+
+def test_a_holdout_tells_an_aliasing_camera_where_no_fine_box_does(
+    desk: Callable[[str], list[Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    coarse, images = desk("nearest")[1], tmp_path / "images"
+    write(scenes(60, seed=3), images)
+    options = ["--weights", "fitted", "--holdout", str(images), "-o", str(tmp_path / "e.onnx")]
+
+    code = main(["merge", str(coarse), *options, "--json"])
+
+    told = capsys.readouterr()
+    (row,) = json.loads(told.out)["cameras"]
+    assert (code, row["kernel"], row["finding"]) == (0, "nearest", "aliased")
+    assert "warning: a1.cam16: its camera's images are aliased" in told.err
+
+
 def test_a_holdout_is_measured_and_what_cannot_be_used_is_passed_over(tmp_path: Path):
     images = scenes(30)
-    for i, image in enumerate(images):
-        folder = tmp_path / CLASSES[i % 2]
-        folder.mkdir(exist_ok=True)
-        Image.fromarray(image).save(folder / f"{i:03}.png")
+    write(images, tmp_path)
     (tmp_path / "bus" / "broken.png").write_bytes(b"no image")
     Image.fromarray(images[0, :8, :8]).save(tmp_path / "bus" / "small.png")
 
