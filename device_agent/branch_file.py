@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from edge_stl import __version__
 from exporter.branch import export_branch
 from exporter.manifest import (
+    Camera,
     Images,
     Manifest,
     TestVector,
@@ -87,5 +88,6 @@ def finish_branch(trainer: "Trainer", *, box: str, threads: int) -> FinishedBran
             seed=_VECTOR_SEED,
             logits=tuple(tuple(float(f"{v:.6g}") for v in row) for row in logits),
         ),
+        camera=Camera.of(trained.sharpness) if trained.sharpness else None,
     )
     return FinishedBranch(trained, manifest, export_branch(manifest, plan, trained.parameters))

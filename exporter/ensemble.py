@@ -5,9 +5,10 @@
     image -> Cast -> (layout) -> / 255 -> per native resolution r: AveragePool, filter bank
           -> per branch file: network, temperature, prior -> fusion -> probabilities
 
-A branch trained at native resolution r gets exactly what its box had: the image area-averaged
-from R to r, then the bank of r. An ensemble for coarser cameras has their resolution in place of R,
-and a branch of a finer box the bank of that resolution.
+A branch trained at native resolution r gets what its box had: the image area-averaged from R to r,
+or resampled by the kernel that its box's camera shows (`exporter.cameras`), then the bank of r. An
+ensemble for coarser cameras has their resolution in place of R, and a branch of a finer box the
+bank of that resolution.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ import numpy as np
 from onnx import TensorProto
 
 from edge_stl import __version__
+from edge_stl.bands import Kernel
 from edge_stl.fusion import stage_factors
 from edge_stl.plan import Plan
 from edge_stl.plan.networks import multiply_adds
@@ -28,12 +30,16 @@ from exporter._fusion_nodes import add_answer, add_probabilities, add_vote
 from exporter._graph import Graph, value
 from exporter._median_nodes import add_median
 from exporter._network import add_network
+from exporter._resampling import add_resampling
+from exporter.cameras import kernel_entry
 from exporter.manifest import canonical_json
 from exporter.options import Cascade, Layout, Options, native_in
 from exporter.read import BranchFile
 
 
 PIXEL_SCALE = 255.0
+Way = tuple[int, Kernel]
+"""A native resolution, and the kernel that leads there."""
 
 Weights = Sequence[Sequence[float]]
 """Per branch file K weights, one per class; 0 where the file does not speak for it."""
@@ -89,7 +95,7 @@ def build_ensemble(
         banks = _add_banks(where, plan, some, options, pixels, prefix)
         work[index[0]] = sum(b.multiply_adds for b in banks.values()) + sum(map(_work, some))
         return [
-            _add_branch(where, plan, f, weights[i], options, banks[native_in(f, options)])
+            _add_branch(where, plan, f, weights[i], options, banks[_way(f, options)])
             for i, f in zip(index, some, strict=True)
         ]
 
@@ -160,14 +166,17 @@ def _add_banks(
     options: Options,
     pixels: str,
     prefix: str,
-) -> dict[int, BankNodes]:
-    """Add one bank per native resolution of these files; names begin with ``prefix``."""
+) -> dict[Way, BankNodes]:
+    """Add one bank per way to a native resolution; names begin with ``prefix``."""
     banks = {}
-    for resolution in sorted({native_in(f, options) for f in files}):
-        own = f"{prefix}native{resolution}/"
-        factor = options.side(plan) // resolution
+    side = options.side(plan)
+    for resolution, kernel in sorted({_way(f, options) for f in files}):
+        own = f"{prefix}native{resolution}{'' if kernel == 'area' else f'-{kernel}'}/"
+        factor = side // resolution
         image = pixels
-        if factor > 1:
+        if kernel != "area":
+            image = add_resampling(graph, pixels, kernel, fine=side, coarse=resolution, prefix=own)
+        elif factor > 1:
             image = graph.node(
                 "AveragePool",
                 [pixels],
@@ -178,10 +187,10 @@ def _add_banks(
         wanted = {
             band
             for f in files
-            if native_in(f, options) == resolution
+            if _way(f, options) == (resolution, kernel)
             for band in plan.branch(f.manifest.branch).bands
         }
-        banks[resolution] = BankNodes(
+        banks[resolution, kernel] = BankNodes(
             graph,
             plan.bank,
             native_level=plan.native_level(resolution),
@@ -192,6 +201,12 @@ def _add_banks(
             prefix=own,
         )
     return banks
+
+
+def _way(file: BranchFile, options: Options) -> Way:
+    """Return how the ensemble makes what a branch reads; at its own input's size nothing is."""
+    resolution = native_in(file, options)
+    return resolution, "area" if resolution == options.side(file.plan) else file.kernel
 
 
 def _add_branch(
@@ -247,6 +262,7 @@ def _record(
         "members": [
             {"manifest": f.manifest.to_document(), "sha256": f.sha256}
             | ({"weights": list(w)} if options.robust is None else {})
+            | kernel_entry(f)
             for f, w in zip(files, weights, strict=True)
         ],
     }

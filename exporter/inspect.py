@@ -56,9 +56,12 @@ def inspect_path(path: Path) -> dict[str, Any]:
             document["holdout"] = content.fitted.to_document() if content.fitted else None
             document["cascade"] = _cascade(content, ensemble_record(model, name=path.name))
             document["branches"] = [
-                _branch(f.manifest, f.sha256, f.bytes, own, content.scale)
-                if robust is None
-                else _branch(f.manifest, f.sha256, f.bytes, None) | _UNWEIGHTED
+                (
+                    _branch(f.manifest, f.sha256, f.bytes, own, content.scale)
+                    if robust is None
+                    else _branch(f.manifest, f.sha256, f.bytes, None) | _UNWEIGHTED
+                )
+                | {"kernel": f.kernel}
                 for f, own in zip(content.files, content.weights, strict=True)
             ]
         else:

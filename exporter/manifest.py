@@ -5,12 +5,13 @@ It holds no path, no file name, no image, no host name and no time.
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edge_stl.bands import FEWEST_IMAGES, KERNELS, Kernel, Sharpness
 from edge_stl.fusion import Member
 from edge_stl.plan import NAME_PATTERN, Plan, describe, plan_from_document
 from exporter import names
@@ -21,6 +22,8 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=10**12)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 _VECTOR_IMAGES = 2
+Energy = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Three = tuple[Energy, Energy, Energy]
 
 
 class _Record(BaseModel):
@@ -67,6 +70,23 @@ class TestVector(_Record):
     logits: tuple[tuple[Finite, ...], ...]
 
 
+class Camera(_Record):
+    """How sharp the box's images are: `edge_stl.bands.Sharpness` as JSON, sides as text."""
+
+    images: Annotated[int, Field(ge=FEWEST_IMAGES, le=10**12)]
+    native: Three
+    coarser: dict[Annotated[str, Field(pattern="^[1-9][0-9]{0,3}$")], dict[Kernel, Three]]
+
+    @classmethod
+    def of(cls, found: Sharpness) -> Self:
+        """Return the record of what was measured."""
+        return cls(
+            images=found.images,
+            native=found.native,
+            coarser={str(side): dict(kernels) for side, kernels in found.coarser.items()},
+        )
+
+
 class Manifest(_Record):
     """Everything a branch file says beside its numbers."""
 
@@ -85,6 +105,7 @@ class Manifest(_Record):
         Annotated[str, Field(pattern="^[a-z_]{1,32}$")], Annotated[str, Field(max_length=64)]
     ]
     test_vector: TestVector
+    camera: Camera | None = None
 
     @property
     def id(self) -> str:
@@ -104,7 +125,10 @@ class Manifest(_Record):
 
     def to_document(self) -> dict[str, Any]:
         """Return plain JSON values, without the plan."""
-        return self.model_dump(mode="json")
+        document = self.model_dump(mode="json")
+        if self.camera is None:  # absent, so that files of boxes that say nothing keep their bytes
+            del document["camera"]
+        return document
 
 
 def manifest_text(manifest: Manifest, plan: Plan) -> str:
@@ -183,6 +207,24 @@ def disagreements(manifest: Manifest, plan: Plan) -> list[str]:
             f"native resolution {manifest.native_resolution} does not carry branch {branch.name}, "
             f"which needs {plan.required_resolution(branch)}"
         )
+    return reasons + _camera_reasons(manifest, plan)
+
+
+def _camera_reasons(manifest: Manifest, plan: Plan) -> list[str]:
+    """Return what a camera's numbers say of resolutions that the box cannot speak of."""
+    camera, native = manifest.camera, manifest.native_resolution
+    if camera is None:
+        return []
+    below = {str(side) for side in plan.resolutions if side < native}
+    reasons = [
+        f"camera.coarser has {side!r}; its images of {native} px can be made {sorted(below)}"
+        for side in sorted(set(camera.coarser) - below)
+    ]
+    reasons += [
+        f"camera.coarser.{side} lacks {', '.join(missing)}"
+        for side, kernels in sorted(camera.coarser.items())
+        if (missing := [kernel for kernel in KERNELS if kernel not in kernels])
+    ]
     return reasons
 
 

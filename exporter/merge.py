@@ -5,12 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edge_stl.bands import Sharpness
 from edge_stl.errors import MergeRefused, UsageError
 from edge_stl.fusion import largest_change
 from exporter import names
 from exporter._memory import hold_once
 from exporter._session import check_model
 from exporter.agree import Agreement, Refusal, agree, read_all
+from exporter.cameras import CameraFinding, desk_sharpness, match_cameras
 from exporter.cascade_threshold import (
     CascadeReport,
     cascade_of,
@@ -50,6 +52,7 @@ class Merged:
         fitted: biases and what else came from a holdout; none with weights that need no data.
         holdout: what that is worth on images that the fit did not see; none likewise.
         cascade: threshold, stages and what they save; none unless it is a cascade.
+        cameras: what was found of every coarse camera that could be compared.
     """
 
     model: bytes
@@ -63,6 +66,7 @@ class Merged:
     holdout: Holdout | None = None
     left_out: tuple[BranchFile, ...] = ()
     cascade: CascadeReport | None = None
+    cameras: tuple[CameraFinding, ...] = ()
 
     def largest_change(self, index: int) -> float | None:
         """Return by how much file ``index`` can move any probability; none where no bound holds.
@@ -132,7 +136,10 @@ def merge_files(
     )
     _refuse(agreement, skip_refused=skip_refused)
     need_resolution(options, agreement.files[0].plan)
-    kept, left_out = split_by_resolution(agreement.files, options)
+    # Before files are left out: finer boxes are what coarse cameras are compared with.
+    desk = None if options.resolution is not None else _desk(agreement.files, holdout)
+    matched, cameras = match_cameras(agreement.files, desk=desk)
+    kept, left_out = split_by_resolution(matched, options)
     if options.cascade:
         need_stages(kept)
     fitted, report, seen = None, None, None
@@ -175,6 +182,7 @@ def merge_files(
         holdout=report,
         left_out=left_out,
         cascade=saved,
+        cameras=cameras,
     )
 
 
@@ -249,6 +257,13 @@ def _need_holdout_again(content: Content, wanted: Options, holdout: Path | None,
         "other branches need other weights; expected --holdout IMAGES, or --weights with a rule "
         f"that needs no images ({others}). Name one of both"
     )
+
+
+def _desk(files: Sequence[BranchFile], holdout: Path | None) -> Sharpness | None:
+    """Return how sharp the desk's own fine images are, where it has some and they are needed."""
+    if holdout is None or not any(f.manifest.camera for f in files):
+        return None
+    return desk_sharpness(holdout, files[0].plan)
 
 
 def _refuse(agreement: Agreement, *, skip_refused: bool) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_stl.bands import bank, resampling
 from edge_stl.errors import CheckError
 from edge_stl.fusion import fuse, fuse_median
 from edge_stl.plan import Plan
@@ -135,14 +136,13 @@ def native_bands(file: BranchFile, images: NDArray[np.uint8]) -> NDArray[np.floa
 
     Of images finer than its box had, what the box had; of coarser ones, the bands at theirs.
     """
-    from edge_stl.bands import bank  # keeps PyWavelets out of a plain import
-
     plan, manifest = file.plan, file.manifest
     branch = plan.branch(manifest.branch)
     planes = images.astype(np.float64).transpose(0, 3, 1, 2) / 255
-    n, c, side, _ = planes.shape
+    side = planes.shape[-1]
     r = min(side, manifest.native_resolution)
-    native = planes.reshape(n, c, r, side // r, r, side // r).mean(axis=(3, 5))
+    matrix = resampling(file.kernel if r < side else "area", fine=side, coarse=r)
+    native = matrix @ planes @ matrix.T
     filters = bank(plan.bank, native_level=plan.native_level(r), bands=branch.bands)
     split = filters.analyze(native)
     stacked = np.concatenate([split[band] for band in branch.bands], axis=1)

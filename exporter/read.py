@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from edge_stl.bands import Kernel
 from edge_stl.errors import DataError, EdgeStlError
 from edge_stl.plan import Plan
 from exporter import names
@@ -36,6 +37,7 @@ class BranchFile:
         parameters: float32 tensors by name.
         sha256: of its bytes.
         bytes: its size.
+        kernel: by which the ensemble makes its box's images of fine ones; a merge may change it.
     """
 
     name: str
@@ -44,6 +46,7 @@ class BranchFile:
     parameters: dict[str, NDArray[np.float32]]
     sha256: str
     bytes: int
+    kernel: Kernel = "area"
 
 
 class Unusable(Exception):  # noqa: N818  (a verdict that travels with its reasons)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from edge_stl.plan import Plan, plan_from_document
 from exporter import names
 from exporter._graph import all_graphs
 from exporter.branch import branch_shapes, build_branch
+from exporter.cameras import kernel_of
 from exporter.ensemble import Fitted
 from exporter.manifest import Manifest, disagreements, manifest_of, sha256
 from exporter.options import Cascade, Options, cascade_in
@@ -85,7 +86,12 @@ def members_of(data: bytes, *, name: str) -> Content:
         plan = plan_from_document(record["plan"], where=f"{name}, its plan")
         options = Options(**record["options"])
         entries = [
-            (manifest_of(m["manifest"]), str(m["sha256"]), _weights(m, options, len(plan.classes)))
+            (
+                manifest_of(m["manifest"]),
+                str(m["sha256"]),
+                _weights(m, options, len(plan.classes)),
+                kernel_of(m, plan),
+            )
             for m in record["members"]
         ]
         scale, made_by = float(record["scale"]), str(record["made_by"])
@@ -111,8 +117,11 @@ def members_of(data: bytes, *, name: str) -> Content:
     ]
     if unfit:
         raise _damaged(name, f"{unfit} have no bands at its {options.side(plan)} px")
-    files = [_member(name, plan, manifest, digest, tensors) for manifest, digest, _ in entries]
-    weights = tuple(weight for *_, weight in entries)
+    files = [
+        replace(_member(name, plan, manifest, digest, tensors), kernel=kernel)
+        for manifest, digest, _, kernel in entries
+    ]
+    weights = tuple(own for _, _, own, _ in entries)
     return Content(plan, options, scale, made_by, tuple(files), weights, fitted, cascade)
 
 

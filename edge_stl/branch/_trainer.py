@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge_stl.bands import bank
+from edge_stl.bands import Sharpness, bank, sharpness
 from edge_stl.branch import _augment
 from edge_stl.branch._calibrate import class_mean_log_loss, fit_temperature
 from edge_stl.branch._module import build_module, folded_parameters
@@ -68,6 +68,7 @@ class Trained:
         temperature: fitted on the validation images.
         accuracy: on the validation images, 0..1; None when there is none.
         log_loss: L of the fusion, in nats.
+        sharpness: of all images of the box, before augmentation; None where they are too few.
     """
 
     parameters: dict[str, NDArray[np.float32]]
@@ -76,6 +77,7 @@ class Trained:
     temperature: float
     accuracy: float | None
     log_loss: float
+    sharpness: Sharpness | None = None
 
 
 class Trainer:
@@ -350,6 +352,10 @@ class Trainer:
             temperature=temperature,
             accuracy=None if accuracy is None else round(accuracy, 6),
             log_loss=float(f"{loss:.6g}"),
+            sharpness=sharpness(
+                self._images,
+                coarser=[r for r in self.plan.resolutions if r < self.native_resolution],
+            ),
         )
 
 

@@ -1,6 +1,7 @@
 """``edge-stl merge`` and ``edge-stl split``."""
 
 import enum
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -176,6 +177,9 @@ def merge(
         }
         for index, (f, own) in enumerate(zip(merged.files, merged.weights, strict=True))
     ]
+    for camera in merged.cameras:
+        if camera.warning is not None and not quiet:
+            typer.echo(f"warning: {camera.warning}", err=True)
     if json:
         print_json(
             {
@@ -193,6 +197,9 @@ def merge(
                 "warnings": list(merged.warnings),
                 "holdout": holdout_document(merged.holdout),
                 "cascade": cascade_document(merged),
+                "cameras": [
+                    asdict(camera) | {"warning": camera.warning} for camera in merged.cameras
+                ],
             }
         )
         return

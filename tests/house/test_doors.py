@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOORS = {
-    "edge_stl.bands": "Band Bank Filter Transform assemble bank segment wavelet_names",
+    "edge_stl.bands": "Band Bank Energies FEWEST_IMAGES Filter KERNELS Kernel Sharpness Transform "
+    "assemble bank most_images resampling segment sharpness wavelet_names",
     "edge_stl.plan": "Branch NAME_PATTERN Plan describe nearest networks new_plan "
     "plan_from_document plan_toml read_plan",
     "edge_stl.fusion": "CLIP DATA_FREE MEDIAN_FLOOR Member Scores asked_so_far calibration_scale "
