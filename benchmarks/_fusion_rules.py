@@ -161,6 +161,11 @@ RULES: dict[str, Rule] = {
     "log pooling, all classes, priors left in": rule(
         Evidence("log", divide=False, absent="zero"), _SUM
     ),
+    # A class that a box never saw keeps p = 1 there: the kindest way to read log pooling.
+    "log pooling over the classes seen, sum": rule(Evidence("log"), _SUM),
+    "log pooling over the classes seen, sum, priors left in": rule(
+        Evidence("log", divide=False), _SUM
+    ),
     "log pooling over the classes seen, mean": rule(Evidence("log"), _EQUAL),
     "linear pooling": rule(Evidence("linear"), _SUM),
     "linear pooling, priors left in": rule(Evidence("linear", divide=False), _SUM),

@@ -85,6 +85,8 @@ def test_log_pooling_of_all_classes_counts_a_class_never_seen_as_ruled_out() -> 
     for name in ("log pooling, all classes", "log pooling, all classes, priors left in"):
         assert RULES[name]([unsure], members).argmax() == 0
         assert RULES[name]([unsure], members)[0, 2:].max() < np.log(0.1)
+    kind = RULES["log pooling over the classes seen, sum"]([unsure], members)
+    assert kind[0, 2:].tolist() == [0, 0]
 
 
 def test_log_pooling_is_the_product_of_the_probabilities() -> None:
