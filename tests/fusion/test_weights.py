@@ -316,13 +316,13 @@ def test_geometric_halves_from_the_most_reliable_down() -> None:
 
 def test_geometric_ranks_those_who_speak_for_the_class() -> None:
     members = [
-        member("x", "a", 4, (5, 5, 0, 0)),
-        member("x", "b", 2, (5, 5, 5, 0)),
+        member("x", "a", 4, (5, 5, 5, 0)),
+        member("x", "b", 2, (5, 5, 0, 0)),
         member("x", "c", 1, (5, 0, 5, 0)),
         member("x", "d", 9, (5, 0, 0, 0)),
     ]
 
-    expected = [[4 / 7, 2 / 3, 0, 0], [2 / 7, 1 / 3, 2 / 3, 0], [1 / 7, 0, 1 / 3, 0], [0] * 4]
+    expected = [[4 / 7, 2 / 3, 2 / 3, 0], [2 / 7, 1 / 3, 0, 0], [1 / 7, 0, 1 / 3, 0], [0] * 4]
     assert_parity(geometric_weights(members), expected, kind="float64")
 
 
