@@ -117,9 +117,9 @@ class Adding:
 def doubted(member: Member, doubt: float) -> float:
     """Return `edge_stl.fusion.reliability` with another number of images at chance."""
     chance = math.log(max(1, len(member.seen)))
-    share = doubt / (member.validation + doubt)
-    loss = member.log_loss + (chance - member.log_loss) * share
-    return max(0.0, chance / max(loss, -math.log(1 - CLIP)) - 1)
+    trust = 1 - doubt / (member.validation + doubt)
+    gain = min((chance - member.log_loss) * trust, chance + math.log(1 - CLIP))
+    return max(0.0, gain / (chance - gain))
 
 
 def rule(said: Evidence | None = None, adding: Adding | None = None) -> Rule:
@@ -160,6 +160,11 @@ RULES: dict[str, Rule] = {
     "log pooling, all classes": rule(Evidence("log", absent="zero"), _SUM),
     "log pooling, all classes, priors left in": rule(
         Evidence("log", divide=False, absent="zero"), _SUM
+    ),
+    # A class that a box never saw keeps p = 1 there: the kindest way to read log pooling.
+    "log pooling over the classes seen, sum": rule(Evidence("log"), _SUM),
+    "log pooling over the classes seen, sum, priors left in": rule(
+        Evidence("log", divide=False), _SUM
     ),
     "log pooling over the classes seen, mean": rule(Evidence("log"), _EQUAL),
     "linear pooling": rule(Evidence("linear"), _SUM),

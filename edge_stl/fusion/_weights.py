@@ -33,9 +33,10 @@ def reliability(member: Member) -> float:
     ``-log(1 - CLIP)``, at least: no belief is taken for surer than that.
     """
     chance = math.log(max(1, len(member.seen)))
-    doubt = DOUBT / (member.validation + DOUBT)
-    loss = member.log_loss + (chance - member.log_loss) * doubt
-    return max(0.0, chance / max(loss, -math.log(1 - CLIP)) - 1)
+    trust = 1 - DOUBT / (member.validation + DOUBT)
+    # Not from the loss: who measured nothing shall be at chance exactly, not but for rounding.
+    gain = min((chance - member.log_loss) * trust, chance + math.log(1 - CLIP))
+    return max(0.0, gain / (chance - gain))
 
 
 def reliability_weights(members: Sequence[Member]) -> Weights:

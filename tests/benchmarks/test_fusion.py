@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -51,6 +51,7 @@ def fleets(draw: st.DrawFn) -> tuple[Logits, list[Member]]:
 # ---- rules ----
 
 
+@settings(deadline=None)
 @given(fleets())
 def test_the_named_default_is_the_product_s_own_answer(fleet: tuple[Logits, list[Member]]) -> None:
     logits, members = fleet
@@ -59,6 +60,7 @@ def test_the_named_default_is_the_product_s_own_answer(fleet: tuple[Logits, list
     assert_parity(np.exp(RULES[DEFAULT](logits, members)), wanted, kind="float64")
 
 
+@settings(deadline=None)
 @given(fleets())
 def test_the_mean_written_again_is_the_product_s_where_no_cap_bites(
     fleet: tuple[Logits, list[Member]],
@@ -85,6 +87,8 @@ def test_log_pooling_of_all_classes_counts_a_class_never_seen_as_ruled_out() -> 
     for name in ("log pooling, all classes", "log pooling, all classes, priors left in"):
         assert RULES[name]([unsure], members).argmax() == 0
         assert RULES[name]([unsure], members)[0, 2:].max() < np.log(0.1)
+    kind = RULES["log pooling over the classes seen, sum"]([unsure], members)
+    assert kind[0, 2:].tolist() == [0, 0]
 
 
 def test_log_pooling_is_the_product_of_the_probabilities() -> None:
@@ -172,9 +176,9 @@ def test_boxes_train_on_what_they_are_dealt_alone(
 
     monkeypatch.setattr(_fleet, "Trainer", Watched)
     train, held = hold_out(pixels(100, seed=0), 20)
-    settings = FleetSettings("iid", 2, "auto", one_vs_rest=False, seed=0)
+    chosen = FleetSettings("iid", 2, "auto", one_vs_rest=False, seed=0)
     test = pixels(8, seed=1)
-    voters = fleet_answers(plan, settings, train=train, held=held, test=test, folder=tmp_path)
+    voters = fleet_answers(plan, chosen, train=train, held=held, test=test, folder=tmp_path)
     assert sum(len(images) for images in given) == len(train.labels) == 80
     sides = {v.member.box: len(v.member.seen) for v in voters}
     assert sides == {"box01": K, "box02": K}
@@ -187,10 +191,10 @@ def test_a_second_call_trains_nothing_and_gives_the_same(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train, held, test = pixels(80, seed=0), pixels(12, seed=1), pixels(8, seed=2)
-    settings = FleetSettings("classes:2", 3, "all", one_vs_rest=False, seed=0)
+    chosen = FleetSettings("classes:2", 3, "all", one_vs_rest=False, seed=0)
 
     def call() -> list[_fleet.Voter]:
-        return fleet_answers(plan, settings, train=train, held=held, test=test, folder=tmp_path)
+        return fleet_answers(plan, chosen, train=train, held=held, test=test, folder=tmp_path)
 
     first = call()
     monkeypatch.setattr(_fleet, "Trainer", None)

@@ -85,6 +85,18 @@ def test_the_worst_box_comes_first_and_all_branches_of_a_box_go_together() -> No
     assert [harm.box for harm in verdict.harmful] == ["box3", "box1"]
 
 
+def test_a_box_is_judged_by_all_its_branches() -> None:
+    """Its first branch is good; its second undoes more than that."""
+    p, labels, members = fleet(GOOD, WEAK, 2 * LIAR, GOOD)
+    members[2] = Member("b", "box1", (50,) * CLASSES, 1.0, 0.5)
+    start = uniform_weights(members)
+    (harm,) = cross_fit(p, labels, members, start=start).harmful
+    assert harm.box == "box1"
+    members[2] = Member("b", "box2", (50,) * CLASSES, 1.0, 0.5)
+    (harm,) = cross_fit(p, labels, members, start=start).harmful
+    assert harm.box == "box2"
+
+
 def test_good_boxes_are_rarely_accused() -> None:
     """Ten fleets of six equal boxes: with one standard error instead of two some would be named."""
     accused = sum(len(verdict_of(*[WEAK] * 6, images=200, seed=s).harmful) for s in range(10))

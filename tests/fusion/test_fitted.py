@@ -49,7 +49,7 @@ def test_no_step_to_any_side_lowers_the_objective() -> None:
     """From weights that differ by class, as those of uneven boxes do."""
     p, labels, members = fleet(300)
     start = np.random.default_rng(2).random((3, CLASSES))
-    fit = fit_weights(p, labels, members, start=start)
+    fit = fit_weights(p, labels, members, start=start, pull=1.0)
 
     def value(f: NDArray[np.float64], b: NDArray[np.float64]) -> float:
         return penalized(p, labels, start=start, factors=f, bias=b, pull=1.0)
