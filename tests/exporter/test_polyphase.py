@@ -23,7 +23,6 @@ from edge_stl.layers import Analysis
 from edge_stl.plan import Plan, networks, new_plan, plan_from_document
 from edge_stl.predict import Ensemble
 from edge_stl.testing import assert_parity
-from exporter import merge as merge_room
 from exporter._session import run
 from exporter.branch import build_branch
 from exporter.ensemble import build_ensemble
@@ -198,7 +197,7 @@ def test_the_ensemble_equals_the_oracle_of_numpy_and_that_of_torch(
         ),
     }
     for logits in (of_numpy, of_torch):
-        expected, rows = fuse(logits, members, merged.weights, prior=prior, scale=1.0)
+        expected, rows = fuse(logits, members, merged.weights, prior=prior, scale=merged.scale)
         for model, given in by_layout.values():
             got, got_rows = run(model, {"image": np.ascontiguousarray(given)})
             assert_parity(got, expected, kind="probabilities")
@@ -258,9 +257,8 @@ def test_branches_of_some_bands_in_another_order_get_theirs(
     merged = merge_paths(paths, options=Options(weights="uniform"))
     logits = [torch_logits(file, images) for file in merged.files]
     members = [f.manifest.member() for f in merged.files]
-    expected, _ = fuse(
-        logits, members, merged.weights, prior=np.array(list(PRIOR.values())), scale=1.0
-    )
+    prior = np.array(list(PRIOR.values()))
+    expected, _ = fuse(logits, members, merged.weights, prior=prior, scale=merged.scale)
     assert_parity(run(merged.model, {"image": images})[0], expected, kind="probabilities")
 
 
@@ -353,9 +351,8 @@ def test_the_bytes_of_a_fixed_set_never_change(
         manifest = manifest_for(plan, branch.name, box=box, counts=counts)
         data = build_branch(manifest, plan, parameters_of(plan, branch.name, seed=7))
         built.append(branch_from_bytes(data, name=branch.name))
-    model = build_ensemble(
-        built, (0.5, 0.375, 0.125), options=Options(), scale=1.0, made_by="0.0.0"
-    )
+    weights = ((0.5, 0.0, 0.375), (0.5, 1.0, 0.625), (0.0, 0.0, 0.0))
+    model = build_ensemble(built, weights, options=Options(), scale=0.875, made_by="0.0.0")
     assert (built[1].sha256, sha256(model)) == GOLDEN[transform]
 
 
@@ -396,5 +393,6 @@ def test_two_boxes_train_and_their_ensemble_is_measured(
         [by_id[f.manifest.id] for f in merged.files],
         [f.manifest.member() for f in merged.files],
         merged.weights,
+        scale=merged.scale,
     )
     assert_parity(ensemble.predict(images)[0], expected, kind="probabilities")
