@@ -91,6 +91,7 @@ def write(
     def one(path: Path, box: str, skill: str, *, seed: int, **facts: Any) -> Path:
         known = {"right": 1.0, "wrong": -1.0, "random": 0.0}[skill] * places()
         noise = 0.5 * np.random.default_rng(seed).normal(size=known.shape)
+        noise -= noise.mean(axis=1, keepdims=True)  # no class is preferred whatever the image
         first = np.zeros((64, 64))
         first[:3] = 4 * (known + noise)
         last = np.zeros((3, 64))
@@ -292,7 +293,7 @@ def test_fitting_improves_a_fleet_with_a_box_that_guesses_on_images_of_another_f
     )
     # what the report promises is what other images then show
     assert abs(told.log_loss_after - now.log_loss) < 0.1
-    assert weight_of(merged, "guess") < 0.2 * weight_of(merged, "good0")
+    assert weight_of(merged, "guess") < 0.5 * weight_of(merged, "good0")
 
 
 def test_the_report_is_of_images_that_the_fit_did_not_see(merged: Merged, desk: Desk):
