@@ -51,6 +51,7 @@ def inspect_path(path: Path) -> dict[str, Any]:
             plan, side = content.plan, content.options.side(content.plan)
             robust = content.options.robust
             document["weights"] = content.options.weights if robust is None else None
+            document["scale"] = content.scale if robust is None else None
             document["layout"] = content.options.layout
             document["robust"] = robust
             document["holdout"] = content.fitted.to_document() if content.fitted else None

@@ -20,6 +20,10 @@ from exporter.options import Cascade, Options, cascade_in
 from exporter.read import BranchFile, Unusable, kind_of, metadata, parse_model
 
 
+_LARGEST = float(np.finfo(np.float32).max)
+"""What the graph can hold."""
+
+
 @dataclass(frozen=True)
 class Content:
     """What is in an ensemble file.
@@ -85,22 +89,16 @@ def members_of(data: bytes, *, name: str) -> Content:
     try:
         plan = plan_from_document(record["plan"], where=f"{name}, its plan")
         options = Options(**record["options"])
-        entries = [
-            (
-                manifest_of(m["manifest"]),
-                str(m["sha256"]),
-                _weights(m, options, len(plan.classes)),
-                kernel_of(m, plan),
-            )
-            for m in record["members"]
-        ]
-        scale, made_by = float(record["scale"]), str(record["made_by"])
+        entries = [(manifest_of(m["manifest"]), str(m["sha256"]), m) for m in record["members"]]
+        weights = tuple(_weights(name, manifest, m, options) for manifest, _, m in entries)
+        kernels = [kernel_of(m, plan) for *_, m in entries]
+        scale, made_by = _scale(record), str(record["made_by"])
         fitted = _fitted(record, options, len(plan.classes))
         cascade = cascade_in(record, options)
     except EdgeStlError as error:
         raise IntegrityError(str(error)) from None
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise _damaged(name, f"its record is incomplete ({error})") from None
+        raise _damaged(name, f"its record is incomplete or wrong ({error})") from None
     ids = sorted(manifest.id for manifest, *_ in entries)
     held = sorted(n.removesuffix("/temperature") for n in tensors if n.endswith("/temperature"))
     if ids != held:
@@ -119,9 +117,8 @@ def members_of(data: bytes, *, name: str) -> Content:
         raise _damaged(name, f"{unfit} have no bands at its {options.side(plan)} px")
     files = [
         replace(_member(name, plan, manifest, digest, tensors), kernel=kernel)
-        for manifest, digest, _, kernel in entries
+        for (manifest, digest, _), kernel in zip(entries, kernels, strict=True)
     ]
-    weights = tuple(own for _, _, own, _ in entries)
     return Content(plan, options, scale, made_by, tuple(files), weights, fitted, cascade)
 
 
@@ -130,21 +127,54 @@ def branch_bytes(file: BranchFile) -> bytes:
     return build_branch(file.manifest, file.plan, file.parameters)
 
 
-def _weights(member: dict[str, Any], options: Options, classes: int) -> tuple[float, ...]:
+def _weights(
+    name: str, manifest: Manifest, member: dict[str, Any], options: Options
+) -> tuple[float, ...]:
     """Return the weights of a member, one per class.
 
     Raises:
-        KeyError: there are none, and the rule weighs.
-        ValueError: there are some, and the rule weighs nothing; or they cannot be.
+        IntegrityError: it has one weight for all classes, as ensembles once had.
+        ValueError: there are none, and the rule weighs; there are some, and it weighs nothing; or
+            they cannot be.
     """
+    counts = manifest.images.train
     if options.robust is not None:
-        if "weights" in member:
-            raise ValueError(f"weights beside robust {options.robust!r}")
-        return (0.0,) * classes
-    weights = tuple(float(w) for w in member["weights"])
-    if len(weights) != classes or not all(0 <= w < math.inf for w in weights):
-        raise ValueError(f"weights {weights} for {classes} classes")
-    return weights
+        if {"weight", "weights"} & set(member):
+            raise ValueError(f"{manifest.id}: weights beside robust {options.robust!r}")
+        return (0.0,) * len(counts)
+    weights = member.get("weights")
+    if weights is None and "weight" in member:
+        raise IntegrityError(
+            f"{name}: was merged by an earlier version of edge-stl, which gave {manifest.id} one "
+            "weight for all classes; expected one per class. Merge its branch files again, which "
+            "stay valid; the version that wrote it gives them back"
+        )
+    speaks = manifest.member().speaks
+    if (
+        not isinstance(weights, list)
+        or len(weights) != len(counts)
+        or any(type(w) not in (int, float) or not 0 <= w <= _LARGEST for w in weights)
+        # the graph holds no number there, so one in the record would be in force nowhere
+        or any(w > 0 and not (n and speaks) for w, n in zip(weights, counts, strict=True))
+    ):
+        raise ValueError(
+            f"{manifest.id}: weights {weights}; expected {len(counts)} numbers, none negative, and "
+            "0 where it does not speak for a class"
+        )
+    return tuple(float(w) for w in weights)
+
+
+def _scale(record: dict[str, Any]) -> float:
+    """Return a.
+
+    Raises:
+        KeyError: there is none.
+        ValueError: it cannot be.
+    """
+    scale = record["scale"]
+    if type(scale) not in (int, float) or not 0 < scale <= _LARGEST:
+        raise ValueError(f"scale {scale}; expected a number above 0")
+    return float(scale)
 
 
 def _fitted(record: dict[str, Any], options: Options, classes: int) -> Fitted | None:

@@ -186,6 +186,7 @@ def merge(
                 "output": str(out),
                 "sha256": merged.sha256,
                 "weights": None if merged.options.robust else merged.options.weights,
+                "scale": None if merged.options.robust else merged.scale,
                 "robust": merged.options.robust,
                 "layout": merged.options.layout,
                 "resolution": merged.options.side(merged.files[0].plan),

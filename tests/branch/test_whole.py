@@ -141,7 +141,7 @@ def test_a_network_trained_whole_becomes_an_ensemble_that_answers_like_its_branc
 
     order = [file.manifest.id for file in merged.files]
     logits = [of_torch[i] for i in order]
-    expected, rows = fuse(logits, [members[i] for i in order], merged.weights)
+    expected, rows = fuse(logits, [members[i] for i in order], merged.weights, scale=merged.scale)
     got, got_rows = Ensemble(tmp_path / "e.onnx", threads=1).predict(images()[0])
     assert_parity(got, expected, kind="probabilities")
     assert_parity(got_rows, rows, kind="probabilities")

@@ -252,7 +252,10 @@ def test_merge_writes_one_file_and_says_what_each_branch_weighs(
     assert out.read_bytes() == (desk / "ensemble.onnx").read_bytes()
     assert (told["weights"], told["layout"], told["refused"]) == ("reliability", "nhwc", [])
     assert told["output"] == str(out)
-    assert sum(row["weight"] for row in told["branches"]) == pytest.approx(1)
+    assert sum(row["weight"] for row in told["branches"]) == pytest.approx(1, abs=1e-5)
+    shown = run_json("inspect", out)
+    assert shown["scale"] == told["scale"] > 0
+    assert [r["weight"] for r in shown["branches"]] == [r["weight"] for r in told["branches"]]
     code, said, err = run("merge", *branch_files(desk), "-o", out, "--weights", "uniform")
     assert (code, err) == (0, "")
     assert "0.2000" in said

@@ -1,6 +1,7 @@
 """The same branch files give the same bytes, in any order and there and back."""
 
 import json
+import re
 import socket
 from collections.abc import Callable
 from dataclasses import fields
@@ -14,15 +15,17 @@ import pytest
 from edge_stl.errors import DataError, IntegrityError, MergeRefused, UsageError
 from edge_stl.fusion import DATA_FREE
 from edge_stl.plan import Plan, new_plan
+from edge_stl.predict import Ensemble
 from exporter import names
 from exporter.branch import build_branch
 from exporter.ensemble import build_ensemble
 from exporter.inspect import inspect_path
-from exporter.manifest import sha256
+from exporter.manifest import canonical_json, sha256
 from exporter.merge import change_ensemble, merge_paths
 from exporter.options import Layout, Options
 from exporter.read import branch_from_bytes
-from exporter.split import branch_bytes, members_of
+from exporter.split import branch_bytes, ensemble_record, members_of
+from exporter.verify import check_path
 
 
 CLASSES = ["bus", "car", "van"]
@@ -232,6 +235,88 @@ def test_an_ensemble_whose_record_hides_or_invents_something_is_not_split(
         members_of(tampered(ensemble, edit), name="e.onnx")
 
 
+def _first_weights(model: onnx.ModelProto, new: str) -> None:
+    """Put something else in the place of the weights of the first member, ``a2.box0``."""
+    (prop,) = [p for p in model.metadata_props if p.key == "edge_stl.ensemble"]
+    prop.value, count = re.subn(r'"weights":\[[^]]*\]', new, prop.value, count=1)
+    assert count == 1
+
+
+WEIGHTS = {
+    "one too few": ('"weights":[0.5,0.5]', "[0.5, 0.5]"),
+    "one too many": ('"weights":[0,0,0,0]', "[0, 0, 0, 0]"),
+    "a negative one": ('"weights":[0.5,-0.5,0.5]', "[0.5, -0.5, 0.5]"),
+    "no number": ('"weights":[NaN,0,0]', "[nan, 0, 0]"),
+    "no end": ('"weights":[Infinity,0,0]', "[inf, 0, 0]"),
+    "more than the graph can hold": ('"weights":[1e39,0,0]', "[1e+39, 0, 0]"),
+    "more than a float can hold": (f'"weights":[1{"0" * 400},0,0]', f"[1{'0' * 400}, 0, 0]"),
+    "a text": ('"weights":"111"', "111"),
+    "texts": ('"weights":["1","1","1"]', "['1', '1', '1']"),
+    "truths": ('"weights":[true,true,true]', "[True, True, True]"),
+    "one number": ('"weights":0.5', "0.5"),
+    "nothing": ('"x":1', "None"),
+}
+
+
+@pytest.mark.parametrize("damage", WEIGHTS)
+def test_weights_that_cannot_be_are_damage_and_told_with_their_branch(damage: str, ensemble: bytes):
+    new, told = WEIGHTS[damage]
+    said = (
+        rf"^e\.onnx: its record is incomplete or wrong \(a2\.box0: weights {re.escape(told)}; "
+        r"expected 3 numbers, none negative.*\); the file was changed after it was merged\. Merge"
+    )
+    with pytest.raises(IntegrityError, match=said) as caught:
+        members_of(tampered(ensemble, lambda m: _first_weights(m, new)), name="e.onnx")
+    assert caught.value.exit_code == 60
+
+
+def test_a_weight_in_the_record_alone_is_damage(fabricate: Callable[..., bytes], tmp_path: Path):
+    """The graph has no number for a class that the box never saw; inspect would tell it."""
+    paths = []
+    for box, counts, ids in (("cam01", (4, 0, 6), [1]), ("cam02", (0, 9, 0), [0, 1, 2])):
+        paths.append((tmp_path / box, ids))
+        paths[-1][0].write_bytes(fabricate(plan_of(), "a2", box=box, counts=counts))
+    ensemble = merge_paths([p for p, _ in paths], options=Options()).model
+    for member, (_, unseen) in enumerate(paths):
+        for c in unseen:
+            model = onnx.load_from_string(ensemble)
+            record = ensemble_record(model, name="e")
+            record["members"][member]["weights"][c] = 0.25
+            _replace_record(model, canonical_json(record))
+            changed = model.SerializeToString(deterministic=True)
+            with pytest.raises(IntegrityError, match=r"and 0 where it does not speak for a class"):
+                members_of(changed, name="e.onnx")
+
+
+@pytest.mark.parametrize("new", ["0", "-1", "NaN", "Infinity", '"1"', "true", "null", "1e39"])
+def test_a_scale_that_cannot_be_is_damage(new: str, ensemble: bytes):
+    scale = members_of(ensemble, name="e").scale
+    changed = tampered(ensemble, lambda m: _record(m, f'"scale":{scale}', f'"scale":{new}'))
+    with pytest.raises(IntegrityError, match=r"scale .*; expected a number above 0.*was changed"):
+        members_of(changed, name="e.onnx")
+
+
+def test_an_ensemble_of_an_earlier_version_is_refused_with_what_to_do_and_still_predicts(
+    ensemble: bytes, tmp_path: Path
+):
+    """One weight for all classes was what a member had."""
+    old = tampered(ensemble, lambda m: _first_weights(m, '"weight":0.5'))
+    with pytest.raises(
+        IntegrityError,
+        match=r"^e\.onnx: was merged by an earlier version of edge-stl, which gave a2\.box0 one "
+        r"weight for all classes; expected one per class\. Merge its branch files again, which "
+        r"stay valid; the version that wrote it gives them back$",
+    ):
+        members_of(old, name="e.onnx")
+    (tmp_path / "e.onnx").write_bytes(old)
+    with pytest.raises(IntegrityError, match="earlier version"):
+        inspect_path(tmp_path / "e.onnx")
+    (finding,) = check_path(tmp_path / "e.onnx")
+    assert "was merged by an earlier version" in finding.what
+    images = np.zeros((2, 16, 16, 1), np.uint8)
+    assert np.array_equal(Ensemble(old)(images), Ensemble(ensemble)(images))
+
+
 @pytest.mark.parametrize("change", TAMPERED)
 def test_an_ensemble_that_was_changed_is_not_split(change: str, ensemble: bytes):
     edit, said = TAMPERED[change]
@@ -255,7 +340,12 @@ def test_inspect_tells_what_was_merged(files: list[Path], ensemble: bytes, tmp_p
     assert document["plan_digest"] == plan_of().digest
     recorded = {f"{r['branch']}.{r['box']}.onnx": r["sha256"] for r in document["branches"]}
     assert recorded == {p.name: sha256(p.read_bytes()) for p in files}
-    assert sum(r["weight"] for r in document["branches"]) == pytest.approx(1)
+    content = members_of(ensemble, name="e")
+    assert document["scale"] == content.scale > 0
+    assert [r["weight"] for r in document["branches"]] == [
+        pytest.approx(sum(own) / 3) for own in content.weights
+    ]
+    assert sum(r["weight"] for r in document["branches"]) == pytest.approx(1, abs=1e-5)
     (own,) = inspect_path(files[0])["branches"]
     assert own["images_per_class"] == [5, 8, 11]
     assert (own["images"], own["classes_seen"]) == (24, 3)
@@ -263,8 +353,8 @@ def test_inspect_tells_what_was_merged(files: list[Path], ensemble: bytes, tmp_p
 
 GOLDEN_BRANCH = "5686131cc47013042fc21cac30c0ad23212ca61f68a0de252bd0641ae81e7b11"
 GOLDEN_ENSEMBLE = {
-    "nhwc": "0559c72b5367f5ac8ea4f0932bc19810c261e35c66a3300dac0633ff01c26ed1",
-    "nchw": "69cc7e23ffb44a42b25fa530ab33fd495465c8fccfb295368b3b509cca4d8bd7",
+    "nhwc": "2346053cbdc43b2868818c26ae8e208870c65641b5769f1c815a59ea5a51b1e2",
+    "nchw": "172e8b76c30750e510a618f6b01b713e7f5fb8fe1e66567edf4bbb96ee4af410",
 }
 
 
@@ -291,8 +381,9 @@ def test_the_bytes_of_a_fixed_set_never_change(
         data = build_branch(manifest, plan, parameters_of(plan, name, seed=7))
         built.append(branch_from_bytes(data, name=name))
     assert built[1].sha256 == GOLDEN_BRANCH
+    weights = ((0.5, 0.0, 0.375), (0.5, 1.0, 0.625), (0.0, 0.0, 0.0))
     model = build_ensemble(
-        built, (0.5, 0.375, 0.125), options=Options(layout=layout), scale=1.0, made_by="0.0.0"
+        built, weights, options=Options(layout=layout), scale=0.875, made_by="0.0.0"
     )
     assert sha256(model) == GOLDEN_ENSEMBLE[layout]
 

@@ -117,11 +117,11 @@ def test_nothing_is_weighted_and_nothing_pretends_to_be(fleet: list[Path], tmp_p
                 t.name.count("/") == 1 and t.name.split("/")[1] == "weight"]  # fmt: skip
     record = json.loads({p.key: p.value for p in model.metadata_props}[names.KEY_ENSEMBLE])
     assert record["options"] == {"layout": "nhwc", "robust": "median"}
-    assert not any("weight" in member for member in record["members"])
+    assert not any({"weight", "weights"} & set(member) for member in record["members"])
     assert merged.largest_change(0) is None
     (tmp_path / "e.onnx").write_bytes(merged.model)
     document = inspect_path(tmp_path / "e.onnx")
-    assert (document["weights"], document["robust"]) == (None, "median")
+    assert (document["weights"], document["scale"], document["robust"]) == (None, None, "median")
     assert {(b["weight"], b["largest_change"]) for b in document["branches"]} == {(None, None)}
     assert not check_path(tmp_path / "e.onnx", target="jetpack5")
 
@@ -156,6 +156,7 @@ def test_a_holdout_beside_a_median_is_refused(fleet: list[Path], tmp_path: Path)
         ('"robust":"median"', '"robust":"mean"'),
         ('"robust":"median"', '"robust":"median","weights":"uniform"'),
         ('"members":[{', '"members":[{"weight":0.5,'),
+        ('"members":[{', '"members":[{"weights":[0.5,0.5,0.5],'),
     ],
 )
 def test_a_record_that_weighs_beside_a_median_is_damaged(old: str, new: str, fleet: list[Path]):

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from edge_stl.bands import bank
 from edge_stl.errors import CheckError
-from edge_stl.fusion import fuse
+from edge_stl.fusion import DATA_FREE, calibration_scale, fuse, plan_weights
 from edge_stl.images import fit_square
 from edge_stl.plan import Plan, new_plan, plan_from_document
 from edge_stl.testing import assert_parity
@@ -28,6 +27,8 @@ from exporter.merge import Merged, merge_paths
 from exporter.options import Layout, Options
 from exporter.prove import native_bands
 from exporter.read import BranchFile, branch_from_bytes
+from exporter.split import ensemble_record
+from exporter.verify import check_path
 
 
 # transform, levels, R, branch kinds; db4 (8 taps) wraps at 8 px, dmey (62 taps) several times
@@ -142,7 +143,7 @@ def test_ensemble_equals_bands_branch_graphs_and_oracle(
         logits.append(run(branch, {"bands": bands.astype(np.float32)})[0])
     members = [f.manifest.member() for f in merged.files]
     expected, rows = fuse(
-        logits, members, merged.weights, prior=np.array([0.5, 0.2, 0.3]), scale=1.0
+        logits, members, merged.weights, prior=np.array([0.5, 0.2, 0.3]), scale=merged.scale
     )
     planes = build_ensemble(
         merged.files, merged.weights, options=Options(layout="nchw"), scale=merged.scale
@@ -231,7 +232,7 @@ def test_every_preset_is_portable_under_every_transform_and_layout(
     plan = plan_of((transform, plan.transform.levels, 16, "detail"), branches=branches)
     models = {f.name: fabricate(plan, f.name, box="a") for f in plan.branches}
     files = [branch_from_bytes(data, name=name) for name, data in models.items()]
-    weights = [1 / len(files)] * len(files)
+    weights = [[1 / len(files)] * 3] * len(files)
     layouts: dict[str, tuple[Layout, list[str | int]]] = {
         "ensemble.nhwc": ("nhwc", ["batch", 16, 16, 3]),
         "ensemble.nchw": ("nchw", ["batch", 3, 16, 16]),
@@ -262,42 +263,56 @@ def test_the_allow_list_holds_only_operators_that_opset_17_knows():
     assert not names.PORTABLE_OPERATORS & {"Resize", "Pad", "DFT", "ReduceMean", "If", "Loop"}
 
 
-@pytest.mark.parametrize(
-    ("rule", "weights"),
-    [
-        # five files of four boxes, all with r = (log S - 0.5)^2; worked by hand for the plan rule
-        ("plan", {"a1": 0.25, "d1": 0.75}),
-        ("uniform", None),
-        ("geometric", None),
-        ("reliability", None),
-    ],
-)
-def test_every_weight_rule_is_in_the_graph_and_sums_to_one(
-    rule: str,
-    weights: dict[str, float] | None,
-    fabricate_fleet: Callable[..., list[Path]],
-    tmp_path: Path,
+@pytest.mark.parametrize("rule", ["plan", "uniform", "geometric", "reliability"])
+def test_the_weights_in_the_graph_are_those_of_the_record_and_of_the_rule(
+    rule: str, fabricate_fleet: Callable[..., list[Path]], tmp_path: Path
 ):
-    fusion = {"fusion": {"weights": {"a1": 1.0, "d1": 3.0}}}
-    plan = plan_of(("haar", 1, 16, "detail"), **fusion)
+    """Per class, of sum 1 over the files that speak for it; a box of one class has a lone 0."""
+    declared = {"a1": 1.0, "d1": 3.0}
+    plan = plan_of(("haar", 1, 16, "detail"), fusion={"weights": declared})
+    path = tmp_path / "e.onnx"
     merged = merge_paths(fabricate_fleet(plan, tmp_path), options=Options(weights=rule))
-    assert sum(merged.weights) == pytest.approx(1.0, abs=1e-12)
-    tensors = {t.name: t for t in onnx.load_from_string(merged.model).graph.initializer}
-    for file, weight in zip(merged.files, merged.weights, strict=True):
-        stored = onnx.numpy_helper.to_array(tensors[f"{file.manifest.id}/weight"]).item()
-        silent = len(file.manifest.member().seen) == 1
-        assert stored == pytest.approx(0.0 if silent else weight, abs=1e-7)
-    if rule == "uniform":
-        assert set(merged.weights) == {1 / len(merged.files)}
-    if rule == "geometric":
-        ranked = sorted(merged.weights, reverse=True)
-        assert all(a == pytest.approx(2 * b) for a, b in pairwise(ranked))
-    for branch, share in (weights or {}).items():
-        of_branch = [
-            w for f, w in zip(merged.files, merged.weights, strict=True)
-            if f.manifest.branch == branch
-        ]  # fmt: skip
-        assert sum(of_branch) == pytest.approx(share)
+    path.write_bytes(merged.model)
+    assert check_path(path) == []
+    members = [f.manifest.member() for f in merged.files]
+    wanted = plan_weights(members, declared) if rule == "plan" else DATA_FREE[rule](members)
+    assert_parity(np.array(merged.weights), np.round(wanted, 6), kind="float64")
+    assert_parity(np.array(merged.weights).sum(axis=0), np.ones(3), kind="probabilities")
+    assert merged.scale == round(calibration_scale(wanted), 6)
+    model = onnx.load_from_string(merged.model)
+    record = ensemble_record(model, name="e")
+    tensors = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    assert record["scale"] == merged.scale
+    assert tensors["fusion/scale"] == np.float32(merged.scale)
+    assert [tuple(m["weights"]) for m in record["members"]] == list(merged.weights)
+    assert not any("weight" in m for m in record["members"])
+    silent = 0
+    for file, own in zip(merged.files, merged.weights, strict=True):
+        seen, stored = file.manifest.member().seen, tensors[f"{file.manifest.id}/weight"]
+        if len(seen) == 1:
+            silent += 1
+            assert stored.shape == () and not stored and not any(own)  # noqa: PT018
+        else:
+            assert stored.dtype == np.float32
+            np.testing.assert_array_equal(stored, np.array(own, np.float32)[list(seen)])
+            assert not any(own[c] for c in range(3) if c not in seen)
+    assert silent
+
+
+@pytest.mark.parametrize("rule", ["uniform", "geometric", "reliability"])
+def test_an_ensemble_of_one_file_answers_with_its_p_up_to_the_scale(
+    rule: str, fabricate: Callable[..., bytes], tmp_path: Path
+):
+    """Its weights are 1: score(c) = a log(p / (1 - p)), p clipped."""
+    plan = plan_of(("haar", 1, 16, "detail"), fusion={})
+    (tmp_path / "a1.onnx").write_bytes(fabricate(plan, "a1"))
+    merged = merge_paths([tmp_path / "a1.onnx"], options=Options(weights=rule))
+    assert (merged.weights, merged.scale) == (((1.0, 1.0, 1.0),), 0.7)
+    answer, rows = run(merged.model, given(noise(plan, 4), "nhwc"))
+    q = np.clip(rows[:, 0].astype(np.float64), 0.01, 0.99)
+    odds = (q / (1 - q)) ** 0.7
+    assert_parity(answer, odds / odds.sum(axis=1, keepdims=True), kind="probabilities")
+    assert (answer.argmax(axis=1) == rows[:, 0].argmax(axis=1)).all()
 
 
 def test_a_graph_that_is_not_the_formula_is_never_handed_out(

@@ -88,7 +88,7 @@ def test_the_graph_for_r_is_its_bands_its_branches_and_the_oracle(
         for f in merged.files
     ]
     members = [f.manifest.member() for f in merged.files]
-    expected, rows = fuse(logits, members, merged.weights)
+    expected, rows = fuse(logits, members, merged.weights, scale=merged.scale)
     axes = (0, 1, 2, 3) if layout == "nhwc" else (0, 3, 1, 2)
     got, got_rows = run(merged.model, {"image": np.ascontiguousarray(images.transpose(axes))})
     assert_parity(got, expected, kind="probabilities")

@@ -82,7 +82,7 @@ def test_torch_branch_file_and_ensemble_agree_on_every_image(
     merged = merge_paths(paths, options=Options())
     assert [f.manifest.id for f in merged.files] == [p.stem for p in paths][::-1]
     weights = merged.weights[::-1]
-    expected, rows = fuse(of_torch, members, weights)
+    expected, rows = fuse(of_torch, members, weights, scale=merged.scale)
     (tmp_path / "e.onnx").write_bytes(merged.model)
     got, got_rows = Ensemble(tmp_path / "e.onnx", threads=1).predict(pixels)
     assert_parity(got, expected, kind="probabilities")

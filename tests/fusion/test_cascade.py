@@ -19,12 +19,13 @@ from edge_stl.testing import assert_parity
 
 
 STAGES = ((1, 3), (0,), (2,))
-WEIGHTS = [0.4, 0.1, 0.2, 0.3]
+WEIGHTS = np.array([[0.4] * 3, [0.1, 0.0, 0.2], [0.2, 0.3, 0.3], [0.3, 0.3, 0.1]])
+"""Of sum 1 per class; member 1 never saw the second class."""
 PRIOR = np.array([0.5, 0.3, 0.2])
 
 
-def members(*, lone: bool = False) -> list[Member]:
-    counts = [(5, 5, 5), (4, 0, 6), (9, 1, 2), (0, 0, 7) if lone else (3, 3, 3)]
+def members() -> list[Member]:
+    counts = [(5, 5, 5), (4, 0, 6), (9, 1, 2), (3, 3, 3)]
     return [Member(f"b{i}", "box", c, 1.0 + i, 0.5) for i, c in enumerate(counts)]
 
 
@@ -40,8 +41,12 @@ def test_at_1_it_is_the_fusion_of_all_and_at_0_of_the_coarse_members_alone():
     assert_parity(answer, whole[0], kind="float64")
     assert_parity(rows, whole[1], kind="float64")
     answer, rows = cascade(z, m, WEIGHTS, STAGES, threshold=0, prior=PRIOR, scale=0.7)
-    # two members that weigh 0.4 of 1.0: their weights count 2.5 times
-    coarse = fuse([z[1], z[3]], [m[1], m[3]], [0.25, 0.75], prior=PRIOR, scale=0.7)
+    # as if there were no others: weights of sum 1 per class, and a in the ratio of n^(1/4)
+    alone = np.array([[1 / 4, 0, 2 / 3], [3 / 4, 1, 1 / 3]])
+    n_alone, n_all = (np.mean(1 / np.square(w).sum(axis=0)) for w in (alone, WEIGHTS))
+    a = 0.7 * (n_alone / n_all) ** 0.25
+    assert 0.5 < a < 0.7
+    coarse = fuse([z[1], z[3]], [m[1], m[3]], alone, prior=PRIOR, scale=a)
     assert_parity(answer, coarse[0], kind="float64")
     assert_parity(rows[:, [1, 3]], coarse[1], kind="float64")
     assert np.isnan(rows[:, [0, 2]]).all()
@@ -58,10 +63,24 @@ def test_the_least_sure_image_decides_for_the_batch():
     assert np.isnan(one[:, 0]).all()
 
 
+def test_a_class_that_only_finer_members_speak_for_keeps_its_factor_of_the_scales():
+    w = np.array([[1.0, 0.5, 0.0], [0.0, 0.5, 0.0]])
+    first, last = stage_factors(w, ((0,), (1,)))
+    # n of the first alone is 1 in both classes; of both it is 1 and 2, 1.5 in the mean
+    assert first == pytest.approx(1.5**-0.25 * np.array([1, 2, 1]))
+    assert last.tolist() == [1, 1, 1]
+    (silent, _) = stage_factors(w[:, [1]], ((1,), (0,)))
+    assert silent == pytest.approx(2 * 2**-0.25)
+
+
 def test_a_member_that_is_silent_takes_no_part_in_the_scaling():
-    # member 3 saw one class: of the coarse members only 1 speaks, and the others weigh 0.7 in all
-    assert stage_factors(members(lone=True), WEIGHTS, STAGES)[0] == pytest.approx(0.7 / 0.1)
-    assert stage_factors(members(), [1.0, 0.0, 1.0, 0.0], STAGES) == [1.0, 2.0, 1.0]
+    # member 3 has no weight: of the coarse members only 1 speaks, one file of four alike
+    w = np.array([[0.25] * 2, [0.25] * 2, [0.5] * 2, [0.0] * 2])
+    first, second, last = stage_factors(w, STAGES)
+    n = 1 / (2 * 0.25**2 + 0.5**2)
+    assert first == pytest.approx(4 * n**-0.25)
+    assert second == pytest.approx(2 * (2 / n) ** 0.25)
+    assert last.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("stages", [(), ((0, 1),), ((0, 1), (1, 2, 3)), ((0, 1, 2, 3, 4),)])
@@ -73,7 +92,7 @@ def test_stages_that_do_not_hold_every_member_once_are_refused(stages: Sequence[
 def test_the_answers_of_the_stages_are_those_of_the_cascade():
     z, m = logits(20), members()
     p = fuse(z, m, WEIGHTS)[1]
-    each = stage_answers(p, m, np.array(WEIGHTS), STAGES, prior=PRIOR, scale=0.7)
+    each = stage_answers(p, m, WEIGHTS, STAGES, prior=PRIOR, scale=0.7)
     for t in (0.0, 0.5, 0.7, 0.9, 1.0):
         stopped = stops(each, t)
         for i, stage in enumerate(stopped):

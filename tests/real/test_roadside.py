@@ -107,7 +107,7 @@ def test_ensemble_in_onnxruntime_equals_torch_branches_and_the_oracle_on_every_t
     order = [f.manifest.native_resolution for f in fleet.merged.files]
     logits = [logits[fleet.natives.index(native)] for native in order]
     members = [f.manifest.member() for f in fleet.merged.files]
-    expected, expected_each = fuse(logits, members, fleet.merged.weights)
+    expected, expected_each = fuse(logits, members, fleet.merged.weights, scale=fleet.merged.scale)
     probabilities, each = fleet.ensemble.run(fleet.test)
     assert len(probabilities) == 1500
     assert_parity(probabilities, expected, kind="probabilities")
