@@ -50,15 +50,14 @@ def reliability_weights(members: Sequence[Member]) -> Weights:
     r > 0. There is no cap for n <= 2.
     """
     r = np.array([reliability(m) for m in members])
-    raw = np.sqrt(r[:, None] * _counts(members)) * _speaks(members)
-    weights = _shares(raw, members)
+    speaks = _speaks(members)
+    able = speaks & (r > 0)[:, None]
+    weights = _shares(np.sqrt(r[:, None] * _counts(members)) * speaks, members)
     names = sorted({m.box for m in members})
     index = np.array([names.index(m.box) for m in members])
-    able = _speaks(members) & (r > 0)[:, None]
-    for c in range(weights.shape[1]):
-        if able[:, c].any():
-            own = _speaks(members)[:, c]
-            weights[own, c] = _capped(weights[own, c], able[own, c], index[own])
+    for c in np.flatnonzero(able.any(axis=0)):
+        own = speaks[:, c]
+        weights[own, c] = _capped(weights[own, c], able[own, c], index[own])
     return weights
 
 
