@@ -55,6 +55,7 @@ def simulate(
     images = scan(what.images, what.plan.classes)
     # Before anything is written or trained: a split that cannot be must not cost hours.
     deals = [dealt(what, images, seed) for seed in range(what.seeds)]
+    opened = open_engine(what.engine, cpus=what.jobs, address=what.ray_address)
     claim(what, images, resolutions)
     results = []
     with opened as engine:

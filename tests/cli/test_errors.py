@@ -1,9 +1,11 @@
 """A wrong call is one line on stderr, nothing on stdout, and the documented exit code."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from device_agent.work import WorkFolder
@@ -44,6 +46,10 @@ def here(
     at = data.rindex(b"d1.box0/2.weight") + 400
     data[at] ^= 1
     (folder / "tampered.onnx").write_bytes(data)
+    early = onnx.load(folder / "e.onnx")
+    (prop,) = [p for p in early.metadata_props if p.key == "edge_stl.ensemble"]
+    prop.value = re.sub(r'"weights":\[[^]]*\]', '"weight":0.2', prop.value)
+    (folder / "early.onnx").write_bytes(early.SerializeToString())
     return folder
 
 
@@ -169,6 +175,10 @@ CALLS: list[tuple[int, list[str], str]] = [
     (60, ["split", "tampered.onnx", "-o", "s"], "comes back as"),
     (60, ["merge", "tampered.onnx", "--remove", "box1", "-o", "y"], "comes back as"),
     (60, ["inspect", "tampered.onnx"], "comes back as"),
+    (60, ["split", "early.onnx", "-o", "s"], "early.onnx: was merged by an earlier version"),
+    (60, ["merge", "early.onnx", "--remove", "box1", "-o", "y"], "Merge its branch files again"),
+    (60, ["inspect", "early.onnx"], "one weight for all classes; expected one per class"),
+    (40, ["check", "early.onnx"], "early.onnx: 1 finding for target portable"),
 ]  # fmt: skip
 
 
