@@ -112,7 +112,7 @@ def test_what_is_not_built_is_no_command(verb: str, run: Run):
     assert "No such command" in err
 
 
-@pytest.mark.parametrize("option", ["--cascade", "--trust"])
+@pytest.mark.parametrize("option", ["--trust"])
 def test_options_that_are_not_built_are_absent(option: str, run: Run):
     assert option not in run("merge", "--help")[1]
     assert run("merge", "x", "-o", "y", option, "z")[0] == 2
@@ -125,10 +125,8 @@ def test_version(run: Run):
 def test_every_schema_belongs_to_a_verb_with_json(run: Run):
     folder = Path(__file__).parents[2] / "docs" / "schemas"
     schemas = {p.stem for p in folder.glob("*.json")}
-    with_json = {"train-jobs"} | {
-        v.replace(" ", "-") for v in VERBS if "--json" in run(*v.split(), "--help")[1]
-    }
-    assert schemas == with_json
+    with_json = {v.replace(" ", "-") for v in VERBS if "--json" in run(*v.split(), "--help")[1]}
+    assert schemas == with_json | {"train-jobs"}  # what train --jobs prints is another document
     for path in folder.glob("*.json"):
         assert json.loads(path.read_text())["$schema"].endswith("2020-12/schema")
 
@@ -258,7 +256,9 @@ def test_merge_writes_one_file_and_says_what_each_branch_weighs(
     assert [r["weight"] for r in shown["branches"]] == [r["weight"] for r in told["branches"]]
     code, said, err = run("merge", *branch_files(desk), "-o", out, "--weights", "uniform")
     assert (code, err) == (0, "")
-    assert "0.2000" in said
+    rows = run_json("inspect", out)["branches"]
+    assert all(f"{row['weight']:.4f}" in said for row in rows)
+    assert [row["weight"] for row in rows] != [row["weight"] for row in told["branches"]]
     assert f"{out}  sha256 " in said.splitlines()[-1]
     quiet = run("merge", *branch_files(desk), "-o", out, "-q")[1]
     assert quiet == f"{out}  sha256 {told['sha256']}\n"

@@ -218,7 +218,7 @@ def test_the_graph_equals_the_numpy_oracle_with_the_kernel_in_it(
     assert kernels(merged.files) == [kernel, kernel, "area"]
     logits = [branch_logits(f, images) for f in merged.files]
     members = [f.manifest.member() for f in merged.files]
-    expected, each = fuse(logits, members, merged.weights, prior=np.ones(3), scale=1.0)
+    expected, each = fuse(logits, members, merged.weights, prior=np.ones(3), scale=merged.scale)
     assert_parity(got, expected.astype(np.float32), kind="probabilities")
     assert_parity(rows, each.astype(np.float32), kind="probabilities")
 
@@ -326,7 +326,7 @@ def test_a_kernel_that_cannot_be_is_refused_as_damage(
             record["members"][index]["kernel"] = kernel
             prop.value = json.dumps(record)
 
-    with pytest.raises(IntegrityError, match=r"its record is incomplete \(kernel"):
+    with pytest.raises(IntegrityError, match=r"its record is incomplete or wrong \(kernel"):
         members_of(model.SerializeToString(), name="e")
 
 
