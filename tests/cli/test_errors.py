@@ -96,6 +96,7 @@ CALLS: list[tuple[int, list[str], str]] = [
     (2, ["plan", "show", "broken.toml"], "not a TOML file"),
     (2, ["plan", "show", "photos"], "Is a directory"),
     (2, [*NEW, "a"], "classes"),
+    (10, [*NEW, "no/folder"], "--classes no/folder: there is no such file or folder"),
     (2, [*NEW, "a,a"], "stand more than once"),
     (2, [*NEW, "a,b", "--transform", "har"], "haar"),
     (2, [*NEW, "a,b", "--transform", "dct:3"], "size 2, 4 or 8"),
