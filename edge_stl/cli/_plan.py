@@ -136,8 +136,8 @@ def _class_names(text: str) -> list[str]:
         return [line.strip() for line in lines if line.strip()]
     if "," not in text and any(mark in text for mark in "/\\"):  # no class may be called so
         raise DataError(
-            f"--classes {text}: there is no such file or folder; expected class folders, a file with "
-            "one class name per line, or names with commas between. Check the path"
+            f"--classes {text}: there is no such file or folder; expected class folders, a file "
+            "with one class name per line, or names with commas between. Check the path"
         )
     return [part.strip() for part in text.split(",") if part.strip()]
 
