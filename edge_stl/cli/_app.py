@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from edge_stl import __version__
-from edge_stl.cli import _demo, _inspect, _merge, _plan, _predict, _simulate, _train
+from edge_stl.cli import _demo, _doctor, _inspect, _merge, _plan, _predict, _simulate, _train
 from edge_stl.errors import EdgeStlError, Interrupted, UsageError
 
 
@@ -55,6 +55,7 @@ app.command(epilog="Example: edge-stl predict ensemble.onnx photo.jpg")(_predict
 app.command(epilog="Example: edge-stl evaluate ensemble.onnx photos")(_predict.evaluate)
 app.command(epilog="Example: edge-stl inspect ensemble.onnx")(_inspect.inspect)
 app.command(epilog="Example: edge-stl check ensemble.onnx --target jetpack5")(_inspect.check)
+app.command(epilog="Example: edge-stl doctor --work ssd/work")(_doctor.doctor)
 app.command(
     epilog="Example: edge-stl simulate plan.toml photos/train --test photos/test --boxes 6 -o run"
 )(_simulate.simulate)

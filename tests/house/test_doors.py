@@ -29,6 +29,7 @@ DOORS = {
     "edge_stl.branch": "Settings Trained Trainer branch_modules build_module fit_temperature "
     "folded_parameters whole_network",
     "edge_stl.fleet": "bands_picture",
+    "device_agent.doctor": "Check default_work_root examine worst",
 }
 
 SIDE_DOORS = {"edge_stl.fusion": {"crossfit", "fitted", "threshold"}}
