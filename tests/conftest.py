@@ -195,7 +195,7 @@ def pictures() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def damages() -> dict[str, Callable[[Path], None]]:
+def damages() -> dict[str, Callable[[Path], None]]:  # noqa: C901  (one small function per way)
     """Ways in which a file of a work folder can be damaged, by name; each is given its path."""
 
     def bytes_by(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:

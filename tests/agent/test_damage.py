@@ -169,9 +169,7 @@ def _load(folder: Path, notes: list[str]) -> bytes | None:
     return asked[0] or None
 
 
-def test_a_damaged_cache_is_read_anew_and_that_is_said(
-    stopped: Job, damages: Ways, tmp_path: Path
-):
+def test_a_damaged_cache_is_read_anew_and_that_is_said(stopped: Job, damages: Ways, tmp_path: Path):
     whole = cache_of(stopped, [])
     for name in files_of(stopped.work / "images"):
         for way, damage in damages.items():
@@ -182,11 +180,9 @@ def test_a_damaged_cache_is_read_anew_and_that_is_said(
                 with pytest.raises(ResourceError, match=r"json: is a folder; expected a file"):
                     cache_of(job, notes)
                 continue
-            try:
-                cache = cache_of(job, notes)
-            except ResourceError as error:
-                assert way == "folder", way
-                assert "\n" not in str(error)
+            if way == "folder":
+                with pytest.raises(ResourceError, match=r"cannot be written .Is a directory"):
+                    cache_of(job, notes)
                 continue
             every = np.arange(len(whole.pixels))
             assert np.array_equal(cache.pixels[every], whole.pixels[every]), way
@@ -215,10 +211,9 @@ def test_a_damaged_half_built_cache_never_brings_a_wrong_pixel(
         for way, damage in damages.items():
             job = another(half, tmp_path, f"{name}-{way}".replace("/", "-"))
             damage(job.work / "images" / name)
-            try:
-                cache = cache_of(job, [])
-            except ResourceError as error:
-                assert way == "folder", (way, error)
+            if way == "folder" and name.endswith((".part", ".previous")):
+                with pytest.raises(ResourceError, match=r"[Ii]s a (folder|directory)"):
+                    cache_of(job, [])
                 continue
             assert np.array_equal(cache.pixels[every], whole.pixels[every]), (name, way)
             cache.pixels.close()

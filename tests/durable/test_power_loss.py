@@ -174,10 +174,8 @@ class Routine:
     def read(self, kind: str, files: dict[str, bytes]) -> int:
         """Return which content is there; 0 for none, -1 for something that nobody wrote."""
         self.on(Disk(files))
-        if kind == "record":
-            data = self.records.read_record(RECORD).body
-        else:
-            data = files.get(str(RECORD))
+        plain = files.get(str(RECORD))
+        data = self.records.read_record(RECORD).body if kind == "record" else plain
         if data is None:
             return 0
         return next((n for n in range(1, 9) if data == body(n)), -1)
@@ -196,23 +194,23 @@ def explore(
     while todo:
         files, acknowledged, left = todo.pop()
         disk = Disk(files, process=100 + left)
-        survivors: dict[frozenset[tuple[str, bytes]], int] = {}
+        survivors: set[frozenset[tuple[str, bytes]]] = set()
 
-        def cut(disk: Disk = disk, survivors: dict[Any, int] = survivors) -> None:
+        def cut(disk: Disk = disk, survivors: set[Any] = survivors) -> None:
             for state in disk.survivors():
                 found["states"] += 1
-                survivors[frozenset(state.items())] = acknowledged
+                survivors.add(frozenset(state.items()))
 
         for number in (acknowledged + 1, acknowledged + 2):
             survivors.clear()
             disk.after = cut
             routine.on(disk)
             routine.write(kind, number)
-            for state, promised in survivors.items():
+            for state in survivors:
                 got = routine.read(kind, dict(state))
                 found["foreign"] += got < 0 or got > number
-                found["lost"] += got == 0 and promised > 0
-                found["older"] += 0 < got < promised
+                found["lost"] += got == 0 and acknowledged > 0
+                found["older"] += 0 < got < acknowledged
                 if left > 1 and got > 0 and (state, got, left) not in seen:
                     seen.add((state, got, left))
                     todo.append((dict(state), got, left - 1))
@@ -256,11 +254,16 @@ def test_the_generation_before_survives_the_writing_over_a_damaged_one():
 NO_GENERATIONS = ("        if keep is not None:\n", "        if False:\n")
 MUTANTS = {
     "no file fsync": [
-        ("_write_all(descriptor, data)\n        os.fsync(descriptor)", "_write_all(descriptor, data)")
+        (
+            "_write_all(descriptor, data)\n        os.fsync(descriptor)",
+            "_write_all(descriptor, data)",
+        )
     ],
     "no folder fsync": [
-        ("        _sync_folder(path.parent)\n    except OSError as error:\n        with", 
-         "    except OSError as error:\n        with")
+        (
+            "        _sync_folder(path.parent)\n    except OSError as error:\n        with",
+            "    except OSError as error:\n        with",
+        )
     ],
     "write in place": [
         ('temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")', "temporary = path"),
