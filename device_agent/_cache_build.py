@@ -4,23 +4,23 @@ The first pass reads headers and chooses the native resolution, the second decod
 image and appends a row for each that can be used.
 """
 
-import os
+import hashlib
 import shutil
 import time
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from device_agent._cache_files import (
     CacheFiles,
-    create,
     is_regular,
-    read_record,
-    sha256_of,
-    write_record,
+    read_body,
+    write_body,
 )
+from edge_stl.durable import PartFile
 from edge_stl.errors import DataError, Interrupted, ResourceError
 from edge_stl.images import (
     ImageList,
@@ -35,6 +35,7 @@ from edge_stl.images import (
 
 _SAVE_EVERY = 30.0  # seconds of decoding that a power cut may cost
 _SPARE_BYTES = 16 << 20
+_BLOCK = 1 << 20
 
 
 class CacheBuild:
@@ -45,6 +46,7 @@ class CacheBuild:
         images: ImageList,
         files: CacheFiles,
         settings: dict[str, Any],
+        told: Callable[[str], object],
         progress: Callable[[int, int], None] | None,
         should_stop: Callable[[], bool] | None,
     ) -> None:
@@ -52,9 +54,11 @@ class CacheBuild:
         self.files = files
         self.settings = settings
         self.limits = {name: settings[name] for name in ("max_pixels", "max_bytes")}
+        self.told = told
         self.progress = progress
         self.should_stop = should_stop
         self.unreadable: dict[int, str] = {}  # index -> reason
+        self.digest = hashlib.sha256()  # of the rows in the part file
 
     def run(self) -> None:
         """Build and publish."""
@@ -76,7 +80,7 @@ class CacheBuild:
         body = {
             "native_resolution": r,
             "left_out": by_reason,
-            "pixels_sha256": sha256_of(self.files.pixels_part),
+            "pixels_sha256": self.digest.hexdigest(),
         }
         self.files.publish(body)
 
@@ -104,7 +108,7 @@ class CacheBuild:
                 "the image cache. Free space or choose another --work."
             )
         done = start
-        with create(self.files.pixels_part, at=at) as file:
+        with PartFile(self.files.pixels_part, at=at) as file:
             try:
                 saved = time.monotonic()
                 for index in range(start, len(sides)):
@@ -126,7 +130,7 @@ class CacheBuild:
             self.progress(2 * len(sides), 2 * len(sides))
         return left_out
 
-    def _append(self, file: BinaryIO, index: int, r: int) -> str | None:
+    def _append(self, file: PartFile, index: int, r: int) -> str | None:
         """Write one row; give the reason if there is none to write."""
         path, channels = self.images.path(index), self.settings["channels"]
         try:
@@ -138,28 +142,36 @@ class CacheBuild:
         except DataError:  # the file was replaced by a smaller one since its header was read
             self.unreadable[index] = "too_small"
             return "too_small"
-        file.write(row.tobytes())
+        data = row.tobytes()
+        file.append(data)
+        self.digest.update(data)
         return None
 
-    def _save(self, file: BinaryIO, done: int, r: int, left_out: dict[int, str]) -> None:
+    def _save(self, file: PartFile, done: int, r: int, left_out: dict[int, str]) -> None:
         # the rows reach the disk before the record that promises them
-        file.flush()
-        os.fsync(file.fileno())
-        pairs = sorted(left_out.items())
-        body = {"native_resolution": r, "done": done, "left_out": pairs}
-        write_record(self.files.record_part, body)
+        file.sync()
+        body = {
+            "native_resolution": r,
+            "done": done,
+            "left_out": sorted(left_out.items()),
+            "pixels_sha256": self.digest.hexdigest(),
+        }
+        write_body(self.files.record_part, body)
 
     def _resumed(self, r: int, row_bytes: int) -> tuple[int, dict[int, str]]:
         """Give how many images an earlier build finished, and which of them it left out."""
-        record = read_record(self.files.record_part)
+        self.digest = hashlib.sha256()
+        record = read_body(self.files.record_part, told=self.told)
         if record is None or record["native_resolution"] != r:
             return 0, {}
         done = int(record["done"])
         left_out = {int(index): str(reason) for index, reason in record["left_out"]}
         rows = done - len(left_out)
-        part = self.files.pixels_part
-        if not is_regular(part) or part.stat().st_size < rows * row_bytes:
+        digest = _digest_of_start(self.files.pixels_part, rows * row_bytes)
+        if digest is None or digest.hexdigest() != record["pixels_sha256"]:
+            self.told(f"{self.files.pixels_part}: damaged; reading the images anew")
             return 0, {}
+        self.digest = digest
         self.unreadable.update({i: why for i, why in left_out.items() if why != "too_small"})
         return done, left_out
 
@@ -172,3 +184,18 @@ class CacheBuild:
             )
         if self.progress is not None:
             self.progress(done, total)
+
+
+def _digest_of_start(path: Path, count: int) -> "hashlib._Hash | None":
+    """Digest the first bytes of a file; None if it is no regular file or has fewer."""
+    if not is_regular(path):
+        return None
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while count and (block := file.read(min(count, _BLOCK))):
+                digest.update(block)
+                count -= len(block)
+    except OSError:
+        return None
+    return None if count else digest

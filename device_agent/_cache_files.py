@@ -3,21 +3,29 @@
 Two files under the cache folder make a cache, both named by the key::
 
     images-<key>.u8        the pixels, N * r * r * C bytes, row after row
-    images-<key>.json      {"body": {...}, "sha256": of the canonical body}
+    images-<key>.json      a record of `edge_stl.durable`; its content is JSON
 
 While it is built they are called ``.u8.part`` and ``.json.part``. The record is published last: a
-cache without one does not exist. A record that fails its own digest does not exist either.
+cache without one does not exist. A record that fails its own digest does not exist either, and
+both records carry the digest of the pixels that they promise.
 """
 
 import hashlib
 import json
-import os
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from edge_stl.errors import ResourceError
+from edge_stl.durable import (
+    discard_record,
+    make_folder,
+    previous_of,
+    publish,
+    read_record,
+    write_record,
+)
 
 
 _PREFIX = "images-"
@@ -42,19 +50,14 @@ class CacheFiles:
         self.record = folder / f"{name}.json"
         self.pixels_part = folder / f"{name}.u8.part"
         self.record_part = folder / f"{name}.json.part"
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise ResourceError(
-                f"{folder}: cannot be made ({error.strerror}); expected a writable work folder. "
-                "Choose another --work."
-            ) from error
+        make_folder(folder, mode=0o700, option="--work")
         with suppress(OSError):  # file systems of USB sticks have no modes
             folder.chmod(0o700)
 
     def remove_others(self) -> None:
         """Remove the caches and half-built files of other keys: one folder holds one cache."""
-        mine = {self.pixels, self.record, self.pixels_part, self.record_part}
+        records = {self.record, self.record_part}
+        mine = {self.pixels, self.pixels_part, *records, *map(previous_of, records)}
         for path in self.folder.glob(_PREFIX + "*"):
             if path not in mine:
                 with suppress(OSError):
@@ -66,30 +69,9 @@ class CacheFiles:
         Args:
             body: The record.
         """
-        os.replace(self.pixels_part, self.pixels)  # noqa: PTH105
-        write_record(self.record, body)
-        with suppress(OSError):
-            self.record_part.unlink()
-
-
-def create(path: Path, *, at: int) -> BinaryIO:
-    """Open a file for writing from a position on, mode 0600.
-
-    Args:
-        path: The file; what is there and is no regular file is removed first.
-        at: Bytes to keep; everything after them is cut off.
-
-    Returns:
-        The open file, positioned at its end.
-    """
-    if not is_regular(path):
-        with suppress(FileNotFoundError):
-            path.unlink()
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
-    file = os.fdopen(os.open(path, flags, 0o600), "r+b")
-    file.truncate(at)
-    file.seek(at)
-    return file
+        publish(self.pixels_part, self.pixels)
+        write_body(self.record, body)
+        discard_record(self.record_part)
 
 
 def is_regular(path: Path) -> bool:
@@ -107,45 +89,33 @@ def is_regular(path: Path) -> bool:
         return False
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
+def read_body(path: Path, *, told: Callable[[str], object]) -> dict[str, Any] | None:
     """Read a record that proves itself.
 
     Args:
         path: The file.
+        told: Called with a sentence where the newest one is damaged.
 
     Returns:
-        The body, or None if there is none or a byte of it changed.
+        The content, or None if there is none or a byte of it changed.
     """
-    if not is_regular(path):
+    record = read_record(path)
+    if record.note is not None:
+        told(record.note)
+    if record.body is None:
         return None
-    try:
-        record = json.loads(path.read_bytes())
-        body: dict[str, Any] = record["body"]
-        return body if record["sha256"] == _digest(body) else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
+    body: dict[str, Any] = json.loads(record.body)  # ours: its digest holds
+    return body
 
 
-def write_record(path: Path, body: dict[str, Any]) -> None:
-    """Write a record by rename, so that a power cut leaves the old one or the new one.
+def write_body(path: Path, body: dict[str, Any]) -> None:
+    """Write a record.
 
     Args:
         path: The file.
         body: What JSON can hold.
     """
-    text = json.dumps({"body": body, "sha256": _digest(body)}, sort_keys=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with create(temporary, at=0) as file:
-        file.write(text.encode())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)  # noqa: PTH105
-    with suppress(OSError):  # a folder cannot be synced everywhere
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    write_record(path, json.dumps(body, sort_keys=True).encode())
 
 
 def sha256_of(path: Path) -> str:
@@ -159,7 +129,3 @@ def sha256_of(path: Path) -> str:
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from device_agent._cache_build import CacheBuild
-from device_agent._cache_files import CacheFiles, is_regular, read_record, sha256_of
+from device_agent._cache_files import CacheFiles, is_regular, read_body, sha256_of
 from device_agent.pixels import PixelFile
 from edge_stl.errors import ResourceError
 from edge_stl.images import Fit, ImageList
@@ -56,6 +56,7 @@ def build_cache(
     max_pixels: int,
     max_bytes: int,
     folder: Path,
+    told: Callable[[str], object] = lambda _: None,
     progress: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> ImageCache:
@@ -72,6 +73,7 @@ def build_cache(
         max_pixels: Images with more pixels are left out.
         max_bytes: Larger files are left out.
         folder: Where the cache lives; made with mode 0700.
+        told: Called with a sentence for everything damaged that is built anew.
         progress: Called with (steps done, steps in all); reading a header is a step, decoding an
             image is another.
         should_stop: Asked before every step.
@@ -97,10 +99,10 @@ def build_cache(
     }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     files = CacheFiles(folder, key)
-    cache = _opened(files, images, channels)
+    cache = _opened(files, images, channels, told)
     if cache is None:
         files.remove_others()
-        build = CacheBuild(images, files, settings, progress, should_stop)
+        build = CacheBuild(images, files, settings, told, progress, should_stop)
         try:
             build.run()
         except OSError as error:
@@ -108,7 +110,7 @@ def build_cache(
                 f"{folder}: the image cache cannot be written ({error.strerror}); expected a "
                 "writable disk with space. Free space or choose another --work."
             ) from error
-        cache = _opened(files, images, channels)
+        cache = _opened(files, images, channels, told)
     if cache is None:
         raise ResourceError(
             f"{files.pixels}: does not read back as it was written; expected the same bytes. "
@@ -117,10 +119,16 @@ def build_cache(
     return cache
 
 
-def _opened(files: CacheFiles, images: ImageList, channels: int) -> ImageCache | None:
+def _opened(
+    files: CacheFiles, images: ImageList, channels: int, told: Callable[[str], object]
+) -> ImageCache | None:
     """Open a published cache after proving every byte of it; None if there is no whole one."""
-    record = read_record(files.record)
-    if record is None or not is_regular(files.pixels):
+    record = read_body(files.record, told=told)
+    if record is None:
+        return None
+    damaged = f"{files.pixels}: damaged; reading the images anew"
+    if not is_regular(files.pixels):
+        told(damaged)
         return None
     r = int(record["native_resolution"])
     dropped: dict[str, list[int]] = record["left_out"]
@@ -131,9 +139,11 @@ def _opened(files: CacheFiles, images: ImageList, channels: int) -> ImageCache |
     try:
         pixels = PixelFile(files.pixels, shape)
     except (OSError, ValueError):
+        told(damaged)
         return None
     if not _proved(pixels, record["pixels_sha256"]):
         pixels.close()
+        told(damaged)
         return None
     left_out = Counter(images.left_out)
     left_out.update({reason: len(indices) for reason, indices in dropped.items()})

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_stl.durable import write_durably
+from edge_stl.durable import discard_record, read_record, write_record
 
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def resume_key(**facts: Any) -> str:
 
 
 def save(folder: Path, key: str, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint in place of the last one.
+    """Write a checkpoint; the last one is kept beside it.
 
     Raises:
         ResourceError: the disk does not take it.
@@ -51,21 +52,28 @@ def save(folder: Path, key: str, checkpoint: Checkpoint) -> None:
             "threads": str(checkpoint.threads),
         },
     )
-    digest = hashlib.sha256(body).digest()
-    write_durably(folder / _FILE, digest + body, mode=0o600)
+    write_record(folder / _FILE, body)
 
 
-def load(folder: Path, key: str) -> Checkpoint | None:
-    """Return the checkpoint of this key, or None: none there, another key's, or damaged."""
+def load(folder: Path, key: str, *, told: Callable[[str], object]) -> Checkpoint | None:
+    """Return the newest whole checkpoint of this key, or None: none there, or another key's.
+
+    Args:
+        folder: the branch's.
+        key: of this run.
+        told: called with a sentence where the newest one is damaged.
+
+    Raises:
+        ResourceError: a folder is in its place.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load as unpack
 
-    try:
-        data = (folder / _FILE).read_bytes()
-    except OSError:
-        return None
-    digest, body = data[:32], data[32:]
-    if hashlib.sha256(body).digest() != digest:
+    record = read_record(folder / _FILE)
+    if record.note is not None:
+        told(record.note)
+    body = record.body
+    if body is None:
         return None
     try:
         header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
@@ -73,10 +81,14 @@ def load(folder: Path, key: str) -> Checkpoint | None:
         if meta["key"] != key:
             return None
         return Checkpoint(unpack(body), float(meta["seconds"]), int(meta["threads"]))
-    except (SafetensorError, KeyError, ValueError):
+    except (SafetensorError, KeyError, ValueError, TypeError):
         return None
 
 
 def discard(folder: Path) -> None:
-    """Forget the checkpoint."""
-    (folder / _FILE).unlink(missing_ok=True)
+    """Forget the checkpoint.
+
+    Raises:
+        ResourceError: it cannot be removed.
+    """
+    discard_record(folder / _FILE)

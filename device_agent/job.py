@@ -141,6 +141,7 @@ def run_job(
             max_pixels=plan.limits.max_image_pixels,
             max_bytes=plan.limits.max_image_bytes,
             folder=work.path / "images",
+            told=reporter.note,
             progress=reporter.decoding,
             should_stop=should_stop,
         )
@@ -243,9 +244,8 @@ def _train_one(
     )
     if job.fresh:
         checkpoint.discard(folder)
-    trainer, earlier = _started(
-        job, branch, cache, settings, checkpoint.load(folder, key), reporter
-    )
+    left = checkpoint.load(folder, key, told=reporter.note)
+    trainer, earlier = _started(job, branch, cache, settings, left, reporter)
     seconds = 0.0 if earlier is None else earlier.seconds
     began = time.monotonic()
 

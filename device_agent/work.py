@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from edge_stl.durable import write_durably
+from edge_stl.durable import make_folder, read_record, write_record
 from edge_stl.errors import ResourceError, UsageError
 from edge_stl.plan import NAME_PATTERN, Plan
 
@@ -49,6 +49,10 @@ def resolve_work(plan: Plan, *, work: Path | None, box: str | None) -> tuple[Pat
                 f"{work}: belongs to box {remembered!r}, not {box!r}. Give each box its own --work"
             )
         chosen = box or remembered
+        if chosen is None and os.path.lexists(work / _BOX):
+            raise UsageError(
+                f"{work / _BOX}: is damaged; expected the name of the box. Give it again with --box"
+            )
         if chosen is None:
             raise UsageError(_NEEDS_BOX)
         return work, chosen
@@ -63,17 +67,28 @@ def resolve_work(plan: Plan, *, work: Path | None, box: str | None) -> tuple[Pat
     raise UsageError(_NEEDS_BOX)
 
 
+_BOX = "box"
+_LONGEST = 64
 _NEEDS_BOX = (
     "--box is needed on the first run: the name of this box, like 'cam07'. It is remembered"
 )
 
 
 def _remembered(work: Path) -> str | None:
+    body = read_record(work / _BOX).body
     try:
-        name = (work / "box").read_text().strip()
-    except OSError:
+        # A work folder of an earlier version has the name and nothing else in this file.
+        name = (_plain(work / _BOX) if body is None else body).decode()
+    except UnicodeDecodeError:
         return None
-    return name if re.fullmatch(NAME_PATTERN, name) else None
+    return name[:-1] if re.fullmatch(rf"{NAME_PATTERN}\n", name) else None
+
+
+def _plain(path: Path) -> bytes:
+    try:
+        return path.read_bytes() if path.is_file() and path.stat().st_size < _LONGEST else b""
+    except OSError:
+        return b""
 
 
 def refuse_nesting(out: Path, work: Path) -> None:
@@ -111,13 +126,13 @@ class WorkFolder:
         Raises:
             ResourceError: another agent holds it, or it cannot be made.
         """
+        make_folder(self.path, mode=0o700, option="--work")
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise ResourceError(
-                f"{self.path}: cannot be used ({error.strerror}); expected a folder this user may "
-                "write. Choose another --work"
+                f"{self.path / 'lock'}: cannot be used ({error.strerror}); expected a file this "
+                "user may write. Remove it, or choose another --work"
             ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -127,8 +142,12 @@ class WorkFolder:
                 f"{self.path}: another agent is working here; one work folder has one agent. Wait "
                 "for it, or choose another --work"
             ) from None
-        if _remembered(self.path) != self._box:
-            write_durably(self.path / "box", f"{self._box}\n".encode(), mode=0o600)
+        try:
+            if _remembered(self.path) != self._box:
+                write_record(self.path / _BOX, f"{self._box}\n".encode())
+        except BaseException:
+            os.close(self._lock)  # nobody leaves a context that was not entered
+            raise
         return self
 
     def __exit__(
@@ -141,7 +160,11 @@ class WorkFolder:
         os.close(self._lock)
 
     def branch(self, name: str) -> Path:
-        """Return the folder of a branch's checkpoints, made when missing."""
+        """Return the folder of a branch's checkpoints, made when missing.
+
+        Raises:
+            ResourceError: it cannot be made.
+        """
         folder = self.path / name
-        folder.mkdir(mode=0o700, exist_ok=True)
+        make_folder(folder, mode=0o700, option="--work")
         return folder

@@ -1,6 +1,7 @@
 """What several rooms' tests share: fabricated branch files, generated images, JSON schemas."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -191,6 +192,71 @@ def pictures() -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def damages() -> dict[str, Callable[[Path], None]]:  # noqa: C901  (one small function per way)
+    """Ways in which a file of a work folder can be damaged, by name; each is given its path."""
+
+    def bytes_by(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+        def damage(path: Path) -> None:
+            path.write_bytes(change(path.read_bytes()))
+
+        return damage
+
+    def instead(put: Callable[[Path], object]) -> Callable[[Path], None]:
+        def damage(path: Path) -> None:
+            path.unlink()
+            put(path)
+
+        return damage
+
+    def flipped(part: float) -> Callable[[bytes], bytes]:
+        def flip(data: bytes) -> bytes:
+            at = int(part * len(data)) if data else 0
+            return data[:at] + bytes([data[at] ^ (1 << int(8 * part))]) + data[at + 1 :]
+
+        return flip
+
+    def over(part: float, fill: bytes) -> Callable[[bytes], bytes]:
+        def overwrite(data: bytes) -> bytes:
+            at = int(part * len(data))
+            block = (fill * 4096)[: min(4096, max(1, len(data) // 3), len(data) - at)]
+            return data[:at] + block + data[at + len(block) :]
+
+        return overwrite
+
+    def swapped(path: Path) -> None:
+        other = next(p for p in sorted(path.parent.iterdir()) if p.is_file() and p != path)
+        mine = path.read_bytes()
+        path.write_bytes(other.read_bytes())
+        other.write_bytes(mine)
+
+    ways: dict[str, Callable[[Path], None]] = {
+        "gone": Path.unlink,
+        "empty": bytes_by(lambda _: b""),
+        "one byte short": bytes_by(lambda data: data[:-1]),
+        "one byte more": bytes_by(lambda data: data + b"0"),
+        "a line more": bytes_by(lambda data: data + b"\n"),
+        "twice": bytes_by(lambda data: 2 * data),
+        "reversed": bytes_by(lambda data: data[::-1]),
+        "first byte gone": bytes_by(lambda data: data[1:]),
+        "text": bytes_by(lambda _: b"hello\n"),
+        "not UTF-8": bytes_by(lambda _: b"\xff\xfe\x00\x80" * 20),
+        "JSON": bytes_by(lambda _: b"{}"),
+        "zeros": bytes_by(lambda data: bytes(len(data))),
+        "swapped": swapped,
+        "folder": instead(Path.mkdir),
+        "pipe": instead(os.mkfifo),
+        "dangling link": instead(lambda path: path.symlink_to("nowhere")),
+        "link to itself": instead(lambda path: path.symlink_to(path.name)),
+        "link out": instead(lambda path: path.symlink_to("/dev/zero")),
+    }
+    ways |= {f"cut at {n}/9": bytes_by(lambda d, n=n: d[: n * len(d) // 9]) for n in range(1, 9)}
+    ways |= {f"flip at {n}/16": bytes_by(flipped(n / 16)) for n in range(16)}
+    for part in (0, 0.5, 0.9):
+        ways |= {f"{x.hex()} at {part}": bytes_by(over(part, x)) for x in (b"\0", b"\xff")}
+    return ways
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from edge_stl.durable import write_durably
+from edge_stl.durable import publish_folder, write_durably
 from edge_stl.errors import DataError, UsageError
 from edge_stl.fleet._deal import write_png
 from edge_stl.fleet._report import write_report
@@ -140,7 +140,7 @@ def _digits(out: Path) -> tuple[Path, Path]:
             path = building / part / str(digits.target[index]) / f"{index:04d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_png(pixels[index][:, :, None], path)
-        building.rename(folder)
+        publish_folder(building, folder)
     return folder / "train", folder / "test"
 
 

@@ -3,7 +3,7 @@
 A job's folder holds::
 
     <folder>/lock         locked while the job runs
-    <folder>/done.json    written when it is done: what it asked, and its rows with their sha256
+    <folder>/done.json    a record, written when it is done: what it asked, its rows, their sha256
     <folder>/work/        the agent's work folder, unless the job names another
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_stl import __version__
+from edge_stl.durable import read_record
 from edge_stl.errors import EdgeStlError, Interrupted
 from edge_stl.fleet._engine import RETRIES, Engine, carry_out
 from edge_stl.fleet._job_file import Job
@@ -146,8 +147,11 @@ def done_already(job: Job, asks: str) -> list[dict[str, Any]] | None:
     Returns:
         None where it has to be done, also when its marker is damaged.
     """
+    body = read_record(_marker(job)).body
+    if body is None:
+        return None
     try:
-        marker = json.loads(_marker(job).read_bytes())
+        marker = json.loads(body)
         if (marker["format"], marker["asks"]) != (1, asks) or not marker["files"]:
             return None
         rows: list[dict[str, Any]] = marker["files"]

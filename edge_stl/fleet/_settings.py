@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_stl.durable import write_durably
+from edge_stl.durable import make_folder, write_durably
 from edge_stl.errors import UsageError
 from edge_stl.fleet._camera import BOX, Camera
 from edge_stl.fleet._deal import default_resolutions, hold_out
@@ -174,6 +174,6 @@ def claim(what: Simulation, images: ImageList, resolutions: Sequence[int]) -> No
         return
     if what.out.is_dir() and any(what.out.iterdir()):
         raise UsageError(f"{what.out}: is not empty. Choose another -o")
-    what.out.mkdir(parents=True, exist_ok=True)
+    make_folder(what.out)
     write_durably(what.out / "plan.toml", plan_toml(what.plan).encode())
     write_durably(marker, json.dumps(facts).encode())

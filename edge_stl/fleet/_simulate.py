@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_stl.durable import write_durably
+from edge_stl.durable import publish_folder, write_durably
 from edge_stl.fleet._boxes import Box, train_boxes
 from edge_stl.fleet._camera import BOX, Camera
 from edge_stl.fleet._coarser import at_each_resolution
@@ -157,7 +157,7 @@ def _once(
         return
     building = folder.with_name(f".{folder.name}.part")
     write_box(plan, images, index, resolution=resolution, folder=building, camera=camera)
-    building.rename(folder)
+    publish_folder(building, folder)
 
 
 def centralized_plan(plan: Plan) -> Plan:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge_stl.durable import write_durably
+from edge_stl.durable import make_folder, write_record
 from edge_stl.errors import EdgeStlError, Interrupted, ResourceError
 from edge_stl.fleet import _leash
 
@@ -142,7 +142,7 @@ class Running:
         if self._task.marker is not None:
             document = {"format": 1, "asks": self._task.asks, "files": rows}
             try:
-                write_durably(self._task.marker, json.dumps(document, indent=1).encode())
+                write_record(self._task.marker, json.dumps(document, indent=1).encode())
             except ResourceError as error:
                 return Ended(error.exit_code, str(error))
         return Ended(code, rows=rows)
@@ -197,8 +197,8 @@ def _hold(path: Path, name: str, patience: float) -> int:
     Raises:
         ResourceError: it cannot be made, or somebody holds it for longer than ``patience`` s.
     """
+    make_folder(path.parent, mode=0o700, option="--work")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise ResourceError(

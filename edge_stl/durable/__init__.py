@@ -1,0 +1,38 @@
+"""The one way in which files that must survive a power cut are written, and proved when read.
+
+`write_durably` for what a person takes away: branch files, ensembles, plans, tables. A record,
+for what a later run trusts: checkpoints, caches, markers of what is done. It carries its own
+digest, and the generation before it is kept. Nothing else in this project opens a file to write
+it, with the exceptions that ``tests/house/test_writers.py`` names.
+"""
+
+from edge_stl.durable._files import (
+    PartFile,
+    make_folder,
+    publish,
+    publish_folder,
+    remove,
+    write_durably,
+)
+from edge_stl.durable._records import (
+    Record,
+    discard_record,
+    previous_of,
+    read_record,
+    write_record,
+)
+
+
+__all__ = [
+    "PartFile",
+    "Record",
+    "discard_record",
+    "make_folder",
+    "previous_of",
+    "publish",
+    "publish_folder",
+    "read_record",
+    "remove",
+    "write_durably",
+    "write_record",
+]
