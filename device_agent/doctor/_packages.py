@@ -94,7 +94,7 @@ def probe(
 def _run(
     script: str, *, limit: float, environment: Mapping[str, str] | None
 ) -> tuple[int, bytes, str] | str:
-    """Run a script in a child: its exit code, stdout and last line of stderr, or what went wrong."""
+    """Run a script in a child: exit code, stdout and last line of stderr, or what went wrong."""
     try:
         child = subprocess.Popen(  # noqa: S603  (our own lines, in the Python that runs us)
             # -P: a folder named torch in the present folder is not the package.

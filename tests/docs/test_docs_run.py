@@ -23,7 +23,7 @@ STORY = (
     "docs/simulate.md",
     "docs/jobs.md",
 )
-ALONE = ("README.md", "edge_stl/bands/README.md", "docs/layers.md")
+ALONE = ("README.md", "edge_stl/bands/README.md", "docs/layers.md", "docs/jetson-and-pi.md")
 CLASSES = ("bicycle", "car", "truck")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
