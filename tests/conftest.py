@@ -213,7 +213,9 @@ def damages() -> dict[str, Callable[[Path], None]]:  # noqa: C901  (one small fu
 
     def flipped(part: float) -> Callable[[bytes], bytes]:
         def flip(data: bytes) -> bytes:
-            at = int(part * len(data)) if data else 0
+            if not data:
+                return b"\1"
+            at = int(part * len(data))
             return data[:at] + bytes([data[at] ^ (1 << int(8 * part))]) + data[at + 1 :]
 
         return flip

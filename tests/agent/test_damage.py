@@ -184,6 +184,7 @@ def test_a_damaged_cache_is_read_anew_and_that_is_said(stopped: Job, damages: Wa
                 with pytest.raises(ResourceError, match=r"cannot be written .Is a directory"):
                     cache_of(job, notes)
                 continue
+            cache = cache_of(job, notes)
             every = np.arange(len(whole.pixels))
             assert np.array_equal(cache.pixels[every], whole.pixels[every]), way
             assert cache.labels.tolist() == whole.labels.tolist()
@@ -215,6 +216,7 @@ def test_a_damaged_half_built_cache_never_brings_a_wrong_pixel(
                 with pytest.raises(ResourceError, match=r"[Ii]s a (folder|directory)"):
                     cache_of(job, [])
                 continue
+            cache = cache_of(job, [])
             assert np.array_equal(cache.pixels[every], whole.pixels[every]), (name, way)
             cache.pixels.close()
     whole.pixels.close()
