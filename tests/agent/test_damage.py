@@ -208,6 +208,7 @@ def test_a_damaged_half_built_cache_never_brings_a_wrong_pixel(
         [".json", ".part", ".previous"],
         [".u8", ".part"],
     ]
+    monkeypatch.setattr(_cache_build, "_SAVE_EVERY", 1e9)
     for name in names:
         for way, damage in damages.items():
             job = another(half, tmp_path, f"{name}-{way}".replace("/", "-"))
@@ -226,6 +227,8 @@ def test_a_damaged_box_name_is_never_another_name(stopped: Job, damages: Ways, t
     for way, damage in damages.items():
         job = another(stopped, tmp_path, way.replace("/", "-"))
         damage(job.work / "box")
+        if way == "text":  # a word and a newline is what an earlier version wrote
+            continue
         with pytest.raises((UsageError, ResourceError), match=r"box: is |--box is needed"):
             resolve_work(job.plan, work=job.work, box=None)
         if way != "folder":
