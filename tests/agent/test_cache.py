@@ -386,7 +386,7 @@ def test_a_failing_write_is_a_matter_of_resources(
 
     monkeypatch.setattr(os, "fsync", full)
 
-    with pytest.raises(ResourceError, match=r"cannot be written .No space left on device."):
+    with pytest.raises(ResourceError, match=r"cannot be made .No space left on device."):
         build(root, work)
 
 
