@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -157,6 +158,12 @@ class Running:
 
 def run_task(task: Task) -> Ended:
     """Run one call to its end in this process; a KeyboardInterrupt asks the agent to stop."""
+    # Who was started with SIGINT ignored (`nohup ... &`) hands that on to Ray's workers, and a
+    # cancelled task would not notice: ray interrupts the main thread, which Python then ignores.
+    if threading.current_thread() is threading.main_thread() and (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     asked = False
     try:
         running = Running(task)

@@ -38,9 +38,13 @@ with open_engine("ray", cpus=2):
 
 @pytest.fixture(scope="session")
 def ray() -> Iterator[subprocess.Popen[str]]:
-    """A process with a local Ray of two CPUs that takes commands, one JSON list per line."""
+    """A process with a local Ray of two CPUs that takes commands, one JSON list per line.
+
+    It is started as ``nohup COMMAND &`` starts one: with SIGINT ignored.
+    """
+    deaf = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{SESSION}"
     process = subprocess.Popen(
-        [sys.executable, "-c", SESSION], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", deaf], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     assert process.stdin is not None
