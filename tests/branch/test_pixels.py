@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from device_agent.pixels import PixelFile
+from edge_stl.bands import _sharpness
 from edge_stl.branch import Settings, Trainer, _augment, _trainer
 from edge_stl.plan import Plan, new_plan
 from edge_stl.testing import assert_parity
@@ -84,7 +85,8 @@ def test_an_array_and_a_file_give_the_same_bytes(
 def test_only_a_batch_is_asked_for_at_a_time(
     images: np.ndarray, trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(_trainer, "_AT_ONCE", 2 * SIDE * SIDE * 3)
+    for room in (_trainer, _sharpness):
+        monkeypatch.setattr(room, "_AT_ONCE", 2 * SIDE * SIDE * 3)
     asked = Asked(images)
     job = trainer(asked)
     assert asked.counts == []
@@ -95,7 +97,8 @@ def test_only_a_batch_is_asked_for_at_a_time(
 
     asked.counts.clear()
     job.finish()
-    assert asked.counts == [2, 2]  # two of 25 of each class are held back
+    # Two of 25 of each class are held back; then all are looked at for their sharpness.
+    assert asked.counts == [2, 2] + [2] * (COUNT // 2)
 
 
 def test_what_is_cut_out_of_a_batch_is_what_is_cut_out_of_all_images(images: np.ndarray):
