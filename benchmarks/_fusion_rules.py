@@ -4,7 +4,6 @@ A rule turns a fleet's logits into scores ``(N, K)``, and the answer is the high
 `edge_stl.fusion` is one of them, written there; the others are written here.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -21,6 +20,7 @@ from edge_stl.fusion import (
     geometric_weights,
     log_prior,
     member_probabilities,
+    reliability,
     reliability_weights,
     softmax,
     uniform_weights,
@@ -96,7 +96,7 @@ class Adding:
     def scores(self, votes: Sequence[Array], members: Sequence[Member]) -> Array:
         """Return scores ``(N, K)`` of the evidence ``(N, K)`` of every branch."""
         counts = np.array([m.counts for m in members], dtype=np.float64)
-        r = np.array([doubted(m, self.doubt) for m in members])
+        r = np.array([reliability(m, doubt=self.doubt) for m in members])
         speaks = (counts > 0) & np.array([m.speaks for m in members])[:, None]
         every = r[:, None] ** self.trust * np.maximum(counts, 1) ** self.images
         # Where nobody who speaks for a class is above chance, they count alike, as in the product.
@@ -112,14 +112,6 @@ class Adding:
         total = np.sum([w * v for w, v in zip(weights, votes, strict=True)], axis=0)
         scores: Array = np.divide(total, over, out=np.zeros_like(total), where=over > 0)
         return scores
-
-
-def doubted(member: Member, doubt: float) -> float:
-    """Return `edge_stl.fusion.reliability` with another number of images at chance."""
-    chance = math.log(max(1, len(member.seen)))
-    trust = 1 - doubt / (member.validation + doubt)
-    gain = min((chance - member.log_loss) * trust, chance + math.log(1 - CLIP))
-    return max(0.0, gain / (chance - gain))
 
 
 def rule(said: Evidence | None = None, adding: Adding | None = None) -> Rule:

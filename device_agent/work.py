@@ -20,10 +20,15 @@ from edge_stl.errors import ResourceError, UsageError
 from edge_stl.plan import NAME_PATTERN, Plan
 
 
+def default_work_root() -> Path:
+    """Return the folder below which the work folders of all plans lie by default."""
+    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(state) / "edge-stl"
+
+
 def default_work(plan: Plan) -> Path:
     """Return the folder under which the boxes of a plan work by default."""
-    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(state) / "edge-stl" / plan.digest
+    return default_work_root() / plan.digest
 
 
 def resolve_work(plan: Plan, *, work: Path | None, box: str | None) -> tuple[Path, str]:

@@ -5,4 +5,5 @@ machine. None uses the network, and nothing that it writes stays.
 """
 
 from device_agent.doctor._check import Check as Check, worst as worst
-from device_agent.doctor._examine import default_work_root as default_work_root, examine as examine
+from device_agent.doctor._examine import examine as examine
+from device_agent.work import default_work_root as default_work_root

@@ -1,20 +1,10 @@
 """All checks, in the order in which they are read."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from device_agent.doctor import _clock, _disk, _limits, _machine, _packages, _thermal
 from device_agent.doctor._check import Check
-
-
-def default_work_root() -> Path:
-    """Return the folder below which the work folders of all plans lie by default.
-
-    `device_agent.work.default_work` names the folder of one plan below it.
-    """
-    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(state) / "edge-stl"
 
 
 def examine(

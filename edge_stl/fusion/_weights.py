@@ -25,15 +25,15 @@ _STEEPNESS = 0.7
 _GROWTH = 0.25
 
 
-def reliability(member: Member) -> float:
+def reliability(member: Member, *, doubt: float = DOUBT) -> float:
     """Return ``r = max(0, log |S| / L - 1)``: how far the branch is above chance on its own box.
 
-    L counts `DOUBT` more validation images, at chance: ``L + (log |S| - L) DOUBT / (n + DOUBT)``
+    L counts ``doubt`` more validation images, at chance: ``L + (log |S| - L) doubt / (n + doubt)``
     for n of them, so that a small box's luck proves little. It counts as the loss of a sure answer,
     ``-log(1 - CLIP)``, at least: no belief is taken for surer than that.
     """
     chance = math.log(max(1, len(member.seen)))
-    trust = 1 - DOUBT / (member.validation + DOUBT)
+    trust = 1 - doubt / (member.validation + doubt)
     # Not from the loss: who measured nothing shall be at chance exactly, not but for rounding.
     gain = min((chance - member.log_loss) * trust, chance + math.log(1 - CLIP))
     return max(0.0, gain / (chance - gain))
