@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from device_agent import _cache_build, checkpoint, job as job_module
+from device_agent import _cache_build, _steps, checkpoint
 from device_agent.cache import build_cache
 from device_agent.job import Job, Silent, run_job
 from device_agent.work import WorkFolder, resolve_work
@@ -56,7 +56,7 @@ def stopped(
     images = pictures(folder / "photos", CLASSES, count=12, side=8)
     own = Job(plan, images, folder / "out", folder / "work", "cam07", branch="d1")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job_module, "CHECKPOINT_SECONDS", -1)
+        patch.setattr(_steps, "CHECKPOINT_SECONDS", -1)
         told = Stops(3)
         with pytest.raises(Interrupted, match="stopped in branch d1"):
             run_job(own, reporter=told, should_stop=told.stop)

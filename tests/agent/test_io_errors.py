@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from device_agent import _cache_build, checkpoint, job as job_module
+from device_agent import _cache_build, _steps, checkpoint
 from device_agent.job import Job, run_job
 from edge_stl.cli import main
 from edge_stl.durable import _files, read_record
@@ -52,7 +52,7 @@ def start(
     document.setdefault("training", {})["batch_size"] = 3
     plan = plan_from_document(document, where="test")
     images = pictures(tmp_path / "photos", CLASSES, count=3, side=8)
-    monkeypatch.setattr(job_module, "CHECKPOINT_SECONDS", -1)
+    monkeypatch.setattr(_steps, "CHECKPOINT_SECONDS", -1)
     monkeypatch.setattr(_cache_build, "_SAVE_EVERY", 1e9)
 
     def job(name: str) -> Job:

@@ -1,0 +1,114 @@
+"""One branch of a job: start or resume, train, write its file."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from device_agent import checkpoint
+from device_agent._memory import peak_rss_mb
+from device_agent._steps import take_steps
+from device_agent._types import Job, JobFile, Reporter
+from device_agent.branch_file import finish_branch
+from device_agent.cache import ImageCache
+from device_agent.work import WorkFolder
+from edge_stl import __version__
+from edge_stl.durable import write_durably
+from edge_stl.plan import Branch
+from exporter.manifest import sha256
+
+
+if TYPE_CHECKING:
+    from edge_stl.branch import Settings, Trainer
+
+
+def train_one(
+    job: Job,
+    branch: Branch,
+    cache: ImageCache,
+    images_digest: str,
+    work: WorkFolder,
+    reporter: Reporter,
+    should_stop: Callable[[], bool],
+) -> JobFile:
+    from edge_stl.branch import Settings  # brings torch
+
+    settings = Settings.from_plan(job.plan, **job.settings)
+    folder = work.branch(branch.name)
+    key = checkpoint.resume_key(
+        plan=job.plan.digest,
+        branch=branch.name,
+        box=job.box,
+        settings=asdict(settings),
+        images=images_digest,
+        native_resolution=cache.native_resolution,
+        layers=repr(job.plan.layers(branch)),
+        version=__version__,
+    )
+    if job.fresh:
+        checkpoint.discard(folder)
+    left = checkpoint.load(folder, key, told=reporter.note)
+    trainer, earlier = _started(job, branch, cache, settings, left, reporter)
+    seconds = 0.0 if earlier is None else earlier.seconds
+    began = time.monotonic()
+
+    def save() -> float:
+        total = seconds + time.monotonic() - began
+        checkpoint.save(folder, key, checkpoint.Checkpoint(trainer.state(), total, job.threads))
+        return total
+
+    if not trainer.finished:
+        take_steps(trainer, save, reporter, should_stop)
+        seconds = save()
+    finished = finish_branch(trainer, box=job.box, threads=job.threads)
+    trained = finished.trained
+    path = job.out / finished.file_name
+    write_durably(path, finished.data)
+    return JobFile(
+        branch=branch.name,
+        box=job.box,
+        file=str(path),
+        sha256=sha256(finished.data),
+        images=sum(trained.train_counts),
+        classes_seen=sum(n > 0 for n in trained.train_counts),
+        native_resolution=cache.native_resolution,
+        validation={"accuracy": trained.accuracy, "log_loss": trained.log_loss},
+        parameters=sum(array.size for array in trained.parameters.values()),
+        epochs=settings.epochs,
+        seconds=round(seconds, 3),
+        peak_rss_mb=round(peak_rss_mb(), 1),
+        resumed=earlier is not None,
+        left_out=dict(cache.left_out),
+    )
+
+
+def _started(
+    job: Job,
+    branch: Branch,
+    cache: ImageCache,
+    settings: "Settings",
+    earlier: checkpoint.Checkpoint | None,
+    reporter: Reporter,
+) -> tuple["Trainer", checkpoint.Checkpoint | None]:
+    """Return a trainer at the checkpoint, or a new one and None where there is none that fits."""
+    from edge_stl.branch import Trainer  # brings torch
+
+    def new() -> Trainer:
+        return Trainer(
+            cache.pixels, cache.labels, plan=job.plan, branch_name=branch.name, settings=settings
+        )
+
+    trainer = new()
+    if earlier is None:
+        return trainer, None
+    try:
+        trainer.restore(earlier.tensors)
+    except ValueError:
+        reporter.note(f"{branch.name}: its checkpoint does not fit; starting anew")
+        return new(), None
+    if earlier.threads != job.threads and not trainer.finished:
+        reporter.note(
+            f"{branch.name}: resumed with {job.threads} threads after {earlier.threads}; the "
+            "file will differ in its last digits from an uninterrupted run"
+        )
+    return trainer, earlier
