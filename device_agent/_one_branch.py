@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from device_agent import checkpoint
 from device_agent._memory import peak_rss_mb
-from device_agent._steps import take_steps
+from device_agent._steps import answer_validation, take_steps
+from device_agent._surroundings import surroundings
 from device_agent._types import Job, JobFile, Reporter
 from device_agent.branch_file import finish_branch
 from device_agent.cache import ImageCache
@@ -47,18 +48,23 @@ def train_one(
     )
     if job.fresh:
         checkpoint.discard(folder)
+    setting = surroundings(threads=job.threads)
     left = checkpoint.load(folder, key, told=reporter.note)
     trainer, earlier = _started(job, branch, cache, settings, left, reporter)
-    seconds = 0.0 if earlier is None else earlier.seconds
+    done = trainer.finished and trainer.answered[0] == trainer.answered[1]
+    if earlier is not None and not done:
+        _tell_differences(branch, earlier.surroundings, setting, reporter)
+    seconds = before = 0.0 if earlier is None else earlier.seconds
     began = time.monotonic()
 
     def save() -> float:
-        total = seconds + time.monotonic() - began
-        checkpoint.save(folder, key, checkpoint.Checkpoint(trainer.state(), total, job.threads))
+        total = before + time.monotonic() - began
+        checkpoint.save(folder, key, checkpoint.Checkpoint(trainer.state(), total, setting))
         return total
 
-    if not trainer.finished:
+    if not done:
         take_steps(trainer, save, reporter, should_stop)
+        answer_validation(trainer, save, should_stop)
         seconds = save()
     finished = finish_branch(trainer, box=job.box, threads=job.threads)
     trained = finished.trained
@@ -106,9 +112,20 @@ def _started(
     except ValueError:
         reporter.note(f"{branch.name}: its checkpoint does not fit; starting anew")
         return new(), None
-    if earlier.threads != job.threads and not trainer.finished:
-        reporter.note(
-            f"{branch.name}: resumed with {job.threads} threads after {earlier.threads}; the "
-            "file will differ in its last digits from an uninterrupted run"
-        )
     return trainer, earlier
+
+
+def _tell_differences(
+    branch: Branch, before: dict[str, str], now: dict[str, str], reporter: Reporter
+) -> None:
+    """Say in one line that the bytes will not be those of a run that was never stopped."""
+    changed = sorted(name for name in before | now if before.get(name) != now.get(name))
+    if changed:
+        listed = ", ".join(
+            f"{name} {now.get(name, 'none')} (before: {before.get(name, 'none')})"
+            for name in changed
+        )
+        reporter.note(
+            f"{branch.name}: resumed with {listed}; the file will differ in its last digits from "
+            "an uninterrupted run"
+        )

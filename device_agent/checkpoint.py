@@ -23,12 +23,12 @@ class Checkpoint:
     Attributes:
         tensors: as `Trainer.state` gave them.
         seconds: of training so far.
-        threads: the run used.
+        surroundings: versions, threads and machine that made it, by name.
     """
 
     tensors: "dict[str, Tensor]"
     seconds: float
-    threads: int
+    surroundings: dict[str, str]
 
 
 def resume_key(**facts: Any) -> str:
@@ -49,7 +49,7 @@ def save(folder: Path, key: str, checkpoint: Checkpoint) -> None:
         metadata={
             "key": key,
             "seconds": repr(checkpoint.seconds),
-            "threads": str(checkpoint.threads),
+            "surroundings": json.dumps(checkpoint.surroundings, sort_keys=True),
         },
     )
     write_record(folder / _FILE, body)
@@ -80,8 +80,9 @@ def load(folder: Path, key: str, *, told: Callable[[str], object]) -> Checkpoint
         meta = header["__metadata__"]
         if meta["key"] != key:
             return None
-        return Checkpoint(unpack(body), float(meta["seconds"]), int(meta["threads"]))
-    except (SafetensorError, KeyError, ValueError, TypeError):
+        surroundings = {str(k): str(v) for k, v in json.loads(meta["surroundings"]).items()}
+        return Checkpoint(unpack(body), float(meta["seconds"]), surroundings)
+    except (SafetensorError, AttributeError, KeyError, ValueError, TypeError):
         return None
 
 

@@ -12,10 +12,19 @@ class StopRequest:
     """While the context is open, SIGINT and SIGTERM set `requested` instead of killing.
 
     A second SIGINT raises KeyboardInterrupt, for who cannot wait for the checkpoint.
+
+    Args:
+        at_once: until somebody asks for the first time, either signal raises KeyboardInterrupt:
+            importing torch and listing a million files takes many seconds on a small board, and
+            nothing was begun yet that could be lost.
+
+    Attributes:
+        requested: whether a stop was asked for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, at_once: bool = False) -> None:
         self.requested = False
+        self._at_once = at_once
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
@@ -36,9 +45,11 @@ class StopRequest:
 
     def __call__(self) -> bool:
         """Return whether a stop was asked for."""
+        self._at_once = False
         return self.requested
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        insists = self.requested and number == signal.SIGINT
         self.requested = True
+        if insists or self._at_once:
+            raise KeyboardInterrupt(signal.Signals(number).name)
