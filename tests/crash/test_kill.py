@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ CLASSES = ["bus", "car", "van"]
 SOAK = pytest.mark.skipif(not os.environ.get("EDGE_STL_SOAK"), reason="make soak")
 EVERY = 0.1
 """Seconds between two checkpoints: 20 are the agent's own, for runs of hours."""
+KILLS = int(os.environ.get("EDGE_STL_SOAK_KILLS", "200"))
+WINDOWS = 20
+WINDOW = float(os.environ.get("EDGE_STL_SOAK_WINDOW", "60"))  # seconds
 _PATIENCE = 120.0  # seconds that a start, a step or an end may take on a busy machine
 
 
@@ -34,6 +38,7 @@ class Killed:
     Attributes:
         job: what it does.
         seed: of its training.
+        every: seconds between two checkpoints; the agent's own where none are given.
         kills: how often it was killed while it trained.
         lost: seconds of training that each kill took.
         stops: seconds from each SIGTERM to the end.
@@ -42,6 +47,7 @@ class Killed:
 
     job: Job
     seed: int
+    every: float | None = EVERY
     kills: int = 0
     lost: list[float] = field(default_factory=list)
     stops: list[float] = field(default_factory=list)
@@ -59,10 +65,11 @@ class Killed:
         words = ["train", plan, self.job.images, "-o", self.job.out, "--work", self.job.work,
                  "--box", self.job.box, "--threads", "1", "--seed", str(self.seed), "--quiet",
                  "--branch", "all"]  # fmt: skip
+        own = {} if self.every is None else {"EDGE_STL_TEST_SECONDS": str(self.every)}
         with (self.job.work.parent / "errors").open("ab") as errors:
             return subprocess.Popen(
                 [sys.executable, *(str(word) for word in (*agent, *words))],
-                env={**os.environ, "PYTHONPATH": str(ROOT), "EDGE_STL_TEST_SECONDS": str(EVERY)},
+                env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **own},
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
             )
@@ -90,6 +97,16 @@ class Killed:
         process = self.start()
         if self.ready(process):
             time.sleep(delay)
+        return self._killed(process)
+
+    def window(self, seconds: float) -> bool:
+        """Start, and kill after so many seconds, as if the power were gone; False where it ended."""
+        process = self.start()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        return self._killed(process)
+
+    def _killed(self, process: "subprocess.Popen[bytes]") -> bool:
         process.kill()
         code = process.wait(_PATIENCE)
         assert code in {0, -signal.SIGKILL}, (self.job.work.parent / "errors").read_text()
@@ -104,6 +121,8 @@ class Killed:
         from safetensors.numpy import load
 
         told = self.told()
+        if not told:
+            return 0.0
         branch, _, last = told[-1]
         body = read_record(self.job.work / branch / "checkpoint.safetensors").body
         kept = 0 if body is None else int(load(body)["steps_done"])
@@ -146,15 +165,15 @@ def photos(pictures: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture
-def jobs(photos: Path, tmp_path: Path) -> Callable[[int], Killed]:
+def jobs(photos: Path, tmp_path: Path) -> Callable[..., Killed]:
     """Return a job of about three seconds of training, in folders of its own."""
-    document = new_plan(
-        classes=CLASSES, resolution=16, levels=1, network="mlp-s", epochs=60
-    ).to_document()
-    document.setdefault("training", {})["batch_size"] = 16
-    plan = plan_from_document(document, where="test")
 
-    def job(seed: int) -> Killed:
+    def job(seed: int, epochs: int = 60) -> Killed:
+        document = new_plan(
+            classes=CLASSES, resolution=16, levels=1, network="mlp-s", epochs=epochs
+        ).to_document()
+        document.setdefault("training", {})["batch_size"] = 16
+        plan = plan_from_document(document, where="test")
         here = tmp_path / str(seed)
         here.mkdir()
         return Killed(Job(plan, photos, here / "out", here / "work", "cam07"), seed)
@@ -174,7 +193,7 @@ def undisturbed(killed: Killed) -> dict[str, bytes]:
 
 
 def test_five_kills_and_three_requests_to_stop_end_as_if_there_had_been_none(
-    jobs: Callable[[int], Killed],
+    jobs: Callable[..., Killed],
 ):
     killed = jobs(7)
     draws = np.random.default_rng(int.from_bytes(os.urandom(4)))  # printed where it fails
@@ -192,3 +211,51 @@ def test_five_kills_and_three_requests_to_stop_end_as_if_there_had_been_none(
     assert max(killed.lost) < EVERY + 30
     assert set(killed.codes) <= {30, 0}
     assert max(killed.stops) < 50  # 5 are promised, on a machine that does nothing else
+
+
+@SOAK
+def test_two_hundred_kills_of_twenty_runs_leave_no_trace(jobs: Callable[..., Killed]):
+    draws = np.random.default_rng(20261122)
+    every: list[Killed] = []
+    identical = 0
+    while sum(k.kills for k in every) < KILLS or len(every) < KILLS // 10:
+        killed = jobs(len(every))
+        every.append(killed)
+        killed.stop(draws.uniform(0, 4))
+        while killed.kills < KILLS // 20 and killed.kill(draws.uniform(0, 0.4)):
+            pass
+        identical += killed.finish() == undisturbed(killed)
+        print(  # noqa: T201
+            f"{sum(k.kills for k in every)} kills, {len(every)} runs, {identical} identical; lost "
+            f"{max(s for k in every for s in [0.0, *k.lost]):.2f} s at most; ended after SIGTERM "
+            f"within {max(s for k in every for s in k.stops):.2f} s with "
+            f"{Counter(code for k in every for code in k.codes)}",
+            flush=True,
+        )
+
+    assert identical == len(every)
+    assert max(s for k in every for s in k.lost) <= 30
+    assert max(s for k in every for s in k.stops) <= 5
+    assert {code for k in every for code in k.codes} <= {0, 30}
+
+
+@SOAK
+def test_twenty_windows_of_a_minute_finish_a_job_of_ten(jobs: Callable[..., Killed]):
+    trial = jobs(0, epochs=100)
+    began = time.monotonic()
+    undisturbed(trial)
+    killed = jobs(1, epochs=round(100 * 10 * WINDOW / (time.monotonic() - began)))
+    killed.every = None
+    windows = 0
+
+    while windows < WINDOWS:
+        windows += 1
+        going = killed.window(WINDOW)
+        done = killed.told()[-1] if killed.told() else "nothing"
+        print(f"window {windows}: {done}, lost {killed.lost[-1:]}", flush=True)  # noqa: T201
+        if not going:
+            break
+
+    assert not going
+    assert files_of(killed.job.out) == undisturbed(killed)
+    assert max(killed.lost) <= 30
