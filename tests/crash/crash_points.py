@@ -1,9 +1,9 @@
 """Dies at every call that changes the disk, goes on, and compares with a run that never died.
 
 A program of its own, because it forks: everything is imported and run once, then every run is a
-child. ``python crash_points.py INPUTS FOLDER [--points N] [--pairs N] [--part I/N]`` prints one JSON
-object. After the crash tests of SQLite (test6.c): the 1st, 2nd, … n-th call until nothing is left
-to die at, and after each the old or the new, never a third.
+child. ``python crash_points.py INPUTS FOLDER [--points N] [--pairs N] [--part I/N]`` prints one
+JSON object. After the crash tests of SQLite (test6.c): the 1st, 2nd, … n-th call until nothing is
+left to die at, and after each the old or the new, never a third.
 
 A killed process loses nothing that it handed to the system, so fsync is counted and not done here;
 what a power cut takes is the business of ``tests/durable/test_power_loss.py``.
@@ -30,6 +30,10 @@ from dying import DIED, run
 from device_agent import _cache_build, _steps
 from edge_stl.cli import main
 from edge_stl.durable import read_record
+
+
+GENERATIONS = 3
+"""Files of a branch in its work folder: the newest, the one before, and one half-written."""
 
 
 @dataclass
@@ -139,18 +143,18 @@ def problems_of_death(operation: Operation, folder: Path, kept: dict[str, int]) 
     for name, digest in digests(folder, operation.finals).items():
         if digest not in {operation.old.get(name), operation.new.get(name)}:
             yield f"{name} is neither the old nor the new file"
-    work = folder / "work"
-    records = [work / "box", *work.glob("*/checkpoint.safetensors"), *work.glob("images/*.json")]
-    for record in records:
-        if record.exists():
-            read = read_record(record)
-            if read.body is None or read.note is not None:
-                yield f"{record.relative_to(folder)} is not whole: {read.note}"
-    for branch in work.glob("*/"):
-        if branch.name != "images" and len(list(branch.iterdir())) > 3:  # noqa: PLR2004
-            yield f"{branch.name} holds {sorted(p.name for p in branch.iterdir())}"
     if size(folder) > 3 * operation.size:
         yield f"{size(folder)} bytes, a whole run needs {operation.size}"
+    work = folder / "work"
+    records = [work / "box", *work.glob("*/checkpoint.safetensors"), *work.glob("images/*.json")]
+    for record in filter(Path.exists, records):
+        read = read_record(record)
+        if read.body is None or read.note is not None:
+            yield f"{record.relative_to(folder)} is not whole: {read.note}"
+    for record in work.glob("*/checkpoint.safetensors"):
+        names = sorted(p.name for p in record.parent.iterdir())
+        if len(names) > GENERATIONS:
+            yield f"{record.parent.name} holds {names}"
     for name, steps in kept.items():
         done = _steps_done(work / name / "checkpoint.safetensors")
         if done < steps:

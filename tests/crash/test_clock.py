@@ -1,6 +1,6 @@
 """A wrong clock changes nothing: no file, no refusal, no negative duration."""
 
-import datetime
+import datetime as dt
 import itertools
 import os
 import time
@@ -30,8 +30,7 @@ CLOCKS: dict[str, Callable[[int], float]] = {
     "a day back in the middle": lambda n: NOW + n - (DAY if n > 20 else 0),
     "back at every reading": lambda n: NOW - DAY * n,
     "a year on at every reading": lambda n: NOW + 365 * DAY * n,
-    "summer time begins": lambda n: datetime.datetime(2027, 3, 28, tzinfo=datetime.UTC).timestamp()
-    + 60 * n,
+    "summer time begins": lambda n: dt.datetime(2027, 3, 28, tzinfo=dt.UTC).timestamp() + 60 * n,
 }
 
 
@@ -110,7 +109,7 @@ def test_a_run_under_a_wrong_clock_that_is_stopped_and_goes_on_gives_the_same_by
 
 @pytest.mark.parametrize("name", CLOCKS)
 def test_the_clock_decides_neither_when_nor_how_often_a_checkpoint_is_written(
-    name: str, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, job: Job, monkeypatch: pytest.MonkeyPatch
 ):
     written: list[int] = []
     set_clock(monkeypatch, CLOCKS[name])

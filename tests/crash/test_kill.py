@@ -100,7 +100,7 @@ class Killed:
         return self._killed(process)
 
     def window(self, seconds: float) -> bool:
-        """Start, and kill after so many seconds, as if the power were gone; False where it ended."""
+        """Start, and kill after so many seconds; False where it ended before."""
         process = self.start()
         with suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
