@@ -47,6 +47,7 @@ _DAMAGE = "tests/agent/test_damage.py"
 _IO = "tests/agent/test_io_errors.py"
 _CACHE = "tests/agent/test_cache.py"
 _JOB = "tests/agent/test_job.py"
+_RESUME = "tests/agent/test_resume.py"
 _WORK = "tests/agent/test_work.py"
 _TWO = "tests/crash/test_two_agents.py"
 _CLOCK = "tests/crash/test_clock.py"
@@ -144,8 +145,8 @@ MUTANTS = [
         '        if meta["key"] != key:\n', "        if False:\n", _JOB,
     ),
     Mutant(
-        "another number of threads is told", "device_agent/_one_branch.py",
-        "    if earlier.threads != job.threads and not trainer.finished:\n", "    if False:\n", _JOB,
+        "other threads and versions are told", "device_agent/_one_branch.py",
+        "    if earlier is not None and not done:\n", "    if False:\n", _RESUME,
     ),
     Mutant(
         "training goes on at the step it was at", "edge_stl/branch/_trainer.py",
@@ -169,7 +170,10 @@ MUTANTS = [
     ),
     Mutant(
         "a request to stop is followed by a checkpoint", "device_agent/_steps.py",
-        "        if should_stop():\n            save()\n", "        if should_stop():\n", _JOB,
+        "            save()\n            raise Interrupted(\n"
+        '                f"stopped in branch {name} after',
+        "            raise Interrupted(\n"
+        '                f"stopped in branch {name} after', _JOB,
     ),
     Mutant(
         "published counts keep the floor of the plan", "edge_stl/branch/_trainer.py",
@@ -177,9 +181,17 @@ MUTANTS = [
         f"{_JOB}::test_published_counts_keep_the_plans_floor",
     ),
     Mutant(
-        "time between checkpoints does not follow the clock on the wall", "device_agent/_steps.py",
-        "        if time.monotonic() - last_save > CHECKPOINT_SECONDS:\n",
-        "        if time.time() - last_save > CHECKPOINT_SECONDS:\n", _CLOCK,
+        "checkpoints do not follow the clock on the wall", "device_agent/_save_clock.py",
+        "return time.monotonic() - self._last > self._wait",
+        "return time.time() - self._last > self._wait", _CLOCK,
+    ),
+    Mutant(
+        "the first checkpoint comes early", "device_agent/_save_clock.py",
+        "_FIRST = 2.0", "_FIRST = 20.0", _RESUME,
+    ),
+    Mutant(
+        "who asks before anything was begun does not wait", "device_agent/stop.py",
+        "        if insists or self._at_once:\n", "        if insists:\n", _RESUME,
     ),
 ]  # fmt: skip
 """One for every defence; whoever builds another one adds a row."""
