@@ -50,6 +50,7 @@ _JOB = "tests/agent/test_job.py"
 _RESUME = "tests/agent/test_resume.py"
 _WORK = "tests/agent/test_work.py"
 _TWO = "tests/crash/test_two_agents.py"
+_LEFT = "tests/crash/test_leftovers.py"
 _CLOCK = "tests/crash/test_clock.py"
 _CRASH = "tests/crash/test_crash_points.py"
 _FILES = "edge_stl/durable/_files.py"
@@ -79,6 +80,22 @@ MUTANTS = [
     Mutant(
         "half-written files of killed processes are removed", _FILES,
         "        remove_leftovers(path)\n", "", _CRASH,
+    ),
+    Mutant(
+        "half a checkpoint of a finished branch is removed", "device_agent/checkpoint.py",
+        "        remove_leftovers(folder / _FILE)", "        pass", _LEFT,
+    ),
+    Mutant(
+        "there are two generations again after one was lost", "device_agent/checkpoint.py",
+        "        write_record(folder / _FILE, body)\n    return left",
+        "        pass\n    return left", _LEFT,
+    ),
+    Mutant(
+        "SIGTERM before anything was begun is answered", "edge_stl/cli/_app.py",
+        "    before = signal.signal(signal.SIGTERM, stop)\n",
+        "    before = signal.getsignal(signal.SIGTERM)\n",
+        "tests/crash/test_kill.py::test_sigterm_before_anything_was_begun_is_one_line_and_exit_"
+        "code_30",
     ),
     Mutant(
         "links are not followed", _FILES,
@@ -121,7 +138,7 @@ MUTANTS = [
     ),
     Mutant(
         "the record of a build is removed with it", "device_agent/_cache_files.py",
-        "        discard_record(self.record_part)\n", "        pass\n", _CRASH,
+        "        discard_record(self.record_part)\n", "        pass\n", _LEFT,
     ),
     Mutant(
         "the work folder is locked", "device_agent/work.py",

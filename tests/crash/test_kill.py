@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from device_agent.job import Job, run_job
+from edge_stl.cli import _app, main
 from edge_stl.durable import read_record
 from edge_stl.plan import new_plan, plan_from_document, plan_toml
 
@@ -211,6 +212,22 @@ def test_five_kills_and_three_requests_to_stop_end_as_if_there_had_been_none(
     assert max(killed.lost) < EVERY + 30
     assert set(killed.codes) <= {30, 0}
     assert max(killed.stops) < 50  # 5 are promised, on a machine that does nothing else
+
+
+def test_sigterm_before_anything_was_begun_is_one_line_and_exit_code_30(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def safe(*_: object) -> None:
+        """Keep this process alive where the command lets the signal through."""
+
+    before = signal.signal(signal.SIGTERM, safe)
+    monkeypatch.setattr(_app, "app", lambda **_: signal.raise_signal(signal.SIGTERM))
+    try:
+        assert main([]) == 30
+        assert signal.getsignal(signal.SIGTERM) is safe
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capsys.readouterr().err == "edge-stl: stopped; the same command starts again\n"
 
 
 @SOAK
