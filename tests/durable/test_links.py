@@ -24,7 +24,7 @@ def test_a_link_in_the_place_of_the_half_written_file_leads_nowhere(tmp_path: Pa
     victim.write_bytes(b"somebody's")
     (tmp_path / f".plan.{os.getpid()}.tmp").symlink_to(victim)
 
-    with pytest.raises(ResourceError, match="plan: cannot be written .*; expected a writable fold"):
+    with pytest.raises(ResourceError, match=r"plan: cannot be written .*; expected a writable fo"):
         write_durably(tmp_path / "plan", b"plan")
 
     assert victim.read_bytes() == b"somebody's"
