@@ -71,6 +71,10 @@ class CacheFiles:
         """
         publish(self.pixels_part, self.pixels)
         write_body(self.record, body)
+        self.remove_part()
+
+    def remove_part(self) -> None:
+        """Remove the record of the build, also that of one that ended before it did."""
         discard_record(self.record_part)
 
 

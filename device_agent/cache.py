@@ -100,7 +100,9 @@ def build_cache(
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     files = CacheFiles(folder, key)
     cache = _opened(files, images, channels, told)
-    if cache is None:
+    if cache is not None:
+        files.remove_part()
+    else:
         files.remove_others()
         build = CacheBuild(images, files, settings, told, progress, should_stop)
         try:
