@@ -2,8 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 
 from edge_stl.errors import DataError
@@ -83,13 +81,14 @@ def _scan_table(
         # so wide that lines sort as numbers do
         rows.add(name, f"{line:012}", text)
     clash: tuple[int, str, str, str] | None = None
-    for name, same in groupby(rows.drain(), key=itemgetter(0)):
-        _, _, above = next(same)
-        other = next(((int(line), text) for _, line, text in same if text != above), None)
-        if other is not None and (clash is None or other[0] < clash[0]):
-            clash = (other[0], name, other[1], above)
-        if clash is None and (file := found(root, name, left_out)):
-            found_here.add(label_of[above], file)
+    before = above = None
+    for name, line, text in rows.drain():
+        if name != before:
+            before, above = name, text
+            if clash is None and (file := found(root, name, left_out)):
+                found_here.add(label_of[text], file)
+        elif text != above and (clash is None or int(line) < clash[0]):
+            clash = (int(line), name, text, str(above))
     if clash is not None:
         line, name, text, above = clash
         raise DataError(
