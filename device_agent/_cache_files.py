@@ -5,12 +5,12 @@ Two files under the cache folder make a cache, both named by the key::
     images-<key>.u8        the pixels, N * r * r * C bytes, row after row
     images-<key>.json      a record of `edge_stl.durable`; its content is JSON
 
-While it is built they are called ``.u8.part`` and ``.json.part``. The record is published last: a
-cache without one does not exist. A record that fails its own digest does not exist either, and
-both records carry the digest of the pixels that they promise.
+While it is built they are called ``.u8.part`` and ``.json.part``, and ``.sides.part`` is a record
+of what the headers said. The record is published last: a cache without one does not exist. A
+record that fails its own digest does not exist either, and the records of pixels carry the digests
+of the pixels that they promise.
 """
 
-import hashlib
 import json
 import stat
 from collections.abc import Callable
@@ -50,13 +50,14 @@ class CacheFiles:
         self.record = folder / f"{name}.json"
         self.pixels_part = folder / f"{name}.u8.part"
         self.record_part = folder / f"{name}.json.part"
+        self.sides_part = folder / f"{name}.sides.part"
         make_folder(folder, mode=0o700, option="--work")
         with suppress(OSError):  # file systems of USB sticks have no modes
             folder.chmod(0o700)
 
     def remove_others(self) -> None:
         """Remove the caches and half-built files of other keys: one folder holds one cache."""
-        records = {self.record, self.record_part}
+        records = {self.record, self.record_part, self.sides_part}
         mine = {self.pixels, self.pixels_part, *records, *map(previous_of, records)}
         for path in self.folder.glob(_PREFIX + "*"):
             if path not in mine:
@@ -72,6 +73,7 @@ class CacheFiles:
         publish(self.pixels_part, self.pixels)
         write_body(self.record, body)
         discard_record(self.record_part)
+        discard_record(self.sides_part)
 
 
 def is_regular(path: Path) -> bool:
@@ -116,16 +118,3 @@ def write_body(path: Path, body: dict[str, Any]) -> None:
         body: What JSON can hold.
     """
     write_record(path, json.dumps(body, sort_keys=True).encode())
-
-
-def sha256_of(path: Path) -> str:
-    """Digest a file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its sha256 in hex.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -81,7 +81,7 @@ def _grey_from_16_bit(image: "Image.Image") -> npt.NDArray[np.uint8]:
         strip = grey[top : top + _STRIP]
         crop = image.crop((0, top, image.width, top + len(strip)))
         values = np.clip(np.asarray(crop).astype(np.int64), 0, white)
-        # round(v * 255 / white) in integers
+        # v * 255 / white, rounded half up, without floating point
         strip[:] = (values * 510 + white) // (2 * white)
     return grey
 

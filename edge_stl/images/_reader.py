@@ -127,6 +127,7 @@ class ImageReader:
                 answer = process.hear(self._limits.wall_seconds)
             except ReaderDied as death:
                 self._process = None
+                self._poll()  # who stops the agent may have ended the process with it
                 lost, killed = death.reason, killed + death.from_outside
             else:
                 if answer.code != NO_MEMORY:
@@ -146,7 +147,6 @@ class ImageReader:
     def _started(self, asked: Iterable[Question]) -> ReaderProcess:
         if self._process is None:
             for attempt in range(1, _STARTS + 1):
-                self._poll()
                 try:
                     self._process = ReaderProcess(self._limits, self._poll)
                     break

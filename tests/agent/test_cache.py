@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 from PIL import Image
 
 from device_agent import _cache_build, cache as cache_module
+from device_agent._cache_reasons import text_of
 from device_agent.cache import ImageCache, build_cache
 from edge_stl.errors import DataError, Interrupted, ResourceError
-from edge_stl.images import decode, fit_square, scan
+from edge_stl.images import ImageReader, _reader_process, decode, fit_square, scan
 
 
 CLASSES = ("car", "tractor")
@@ -61,13 +63,22 @@ def work(tmp_path: Path) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that were decoded, in order."""
     names: list[str] = []
+    rows_of = ImageReader.rows
 
-    def counting(path: Path, **limits: int) -> np.ndarray:
-        names.append(path.name)
-        return decode(path, **limits)
+    def counting(self: ImageReader, paths: Iterable[Path], **how: Any) -> Iterator[Any]:
+        asked = list(paths)
+        for path, answer in zip(asked, rows_of(self, asked, **how), strict=True):
+            names.append(path.name)
+            yield answer
 
-    monkeypatch.setattr(_cache_build, "decode", counting)
+    monkeypatch.setattr(ImageReader, "rows", counting)
     return names
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine the agent looks up while it waits; `stop_after` counts how often."""
+    monkeypatch.setattr(_reader_process, "_LOOK_UP", 60.0)
 
 
 def stop_after(steps: int) -> Callable[[], bool]:
@@ -246,21 +257,22 @@ def test_a_stopped_build_publishes_nothing_and_goes_on(
 def test_an_exception_keeps_what_was_decoded(
     root: Path, work: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ):
-    counting = _cache_build.decode
+    rows_of = ImageReader.rows
 
-    def failing(path: Path, **limits: int) -> np.ndarray:
-        if len(decoded) == 7:
-            raise KeyboardInterrupt
-        return counting(path, **limits)
+    def failing(self: ImageReader, paths: Iterable[Path], **how: Any) -> Iterator[Any]:
+        yield from islice(rows_of(self, paths, **how), 7)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(_cache_build, "decode", failing)
+    monkeypatch.setattr(ImageReader, "rows", failing)
     with pytest.raises(KeyboardInterrupt, match=r"^$"):
         build(root, work)
-    monkeypatch.setattr(_cache_build, "decode", counting)
+    monkeypatch.setattr(ImageReader, "rows", rows_of)
+    assert published(work) == []
+    decoded.clear()
 
     build(root, work)
 
-    assert len(decoded) == 12
+    assert len(decoded) == 12 - 7
 
 
 def test_leftovers_of_another_build_are_removed(root: Path, work: Path):
@@ -352,7 +364,7 @@ def test_a_record_without_its_digest_does_not_count(root: Path, work: Path, deco
     build(root, work)
     (path,) = work.glob("*.json")
     header, body = path.read_text().split("\n")
-    changed = json.loads(body) | {"left_out": {"truncated": [3]}}
+    changed = json.loads(body) | {"left_out": text_of(np.eye(12, dtype=np.uint8)[3])}
     path.write_text(f"{header}\n{json.dumps(changed, sort_keys=True)}")
 
     assert build(root, work).left_out == {}
@@ -398,7 +410,7 @@ def test_a_file_in_the_place_of_the_folder_is_named(root: Path, tmp_path: Path):
 
 
 def test_a_disk_that_lies_is_found_out(root: Path, work: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cache_module, "sha256_of", lambda _: "0" * 64)
+    monkeypatch.setattr(cache_module, "proved", lambda *_: False)
 
     with pytest.raises(ResourceError, match="does not read back as it was written"):
         build(root, work)
