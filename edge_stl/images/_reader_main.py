@@ -7,10 +7,12 @@ Started by `edge_stl.images._reader`, with five numbers: the parent's process id
 of `ReadLimits` but the last. Questions come on standard input, answers go to standard output.
 """
 
+import importlib
 import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import cast
 
 from edge_stl.errors import DataError, ResourceError, UsageError
@@ -39,6 +41,7 @@ from edge_stl.images._reasons import UnreadableImage
 
 Read = Callable[[Question, int, int], Answer]
 _BLOCK = 1 << 16
+_NOT_PREPARED = ("PIL.TiffImagePlugin", "PIL.WebPImagePlugin")
 
 
 def read(question: Question, max_pixels: int, max_bytes: int) -> Answer:
@@ -111,9 +114,12 @@ def serve(arguments: Sequence[str], read: Read = read) -> None:
 def _try_every_format() -> None:
     """Load what decodes, and see it work: who cannot read these images can read none."""
     pillow = pillow_image()
-    pillow.init()
+    pillow.preinit()
+    for module in _NOT_PREPARED:  # all of Pillow's forty would take as long as numpy
+        with suppress(ImportError):  # Pillow may be built without one
+            importlib.import_module(module)
     for kind in FORMATS:
-        if kind in pillow.SAVE:  # Pillow may be built without one
+        if kind in pillow.SAVE:
             buffer = io.BytesIO()
             pillow.new("L", (8, 8)).save(buffer, kind)
             pillow.open(buffer, formats=(kind,)).load()

@@ -40,7 +40,12 @@ class ReaderDied(Exception):  # noqa: N818  (what happened to it, told by a reas
 
 
 class ReaderProcess:
-    """A running process; `close` it."""
+    """A running process; `close` it.
+
+    Attributes:
+        poll: Called now and then while waiting; may raise.
+        unanswered: Questions without an answer yet.
+    """
 
     def __init__(self, limits: ReadLimits, poll: Callable[[], object]) -> None:
         """Start it and wait until it is ready.
@@ -54,7 +59,8 @@ class ReaderProcess:
             ResourceError: No process can be started.
             UsageError: It has no Pillow.
         """
-        self._poll = poll
+        self.poll = poll
+        self.unanswered = 1  # that it is ready, it says unasked
         self._unsent = bytearray()
         self._heard = bytearray()
         numbers = (os.getpid(), limits.max_pixels, limits.max_bytes, limits.memory)
@@ -95,6 +101,7 @@ class ReaderProcess:
         Args:
             question: What.
         """
+        self.unanswered += 1
         self._unsent += question.frame()
         self._send()
 
@@ -114,6 +121,7 @@ class ReaderProcess:
         while True:
             answer = Answer.first_of(self._heard)
             if answer is not None:
+                self.unanswered -= 1
                 return answer
             left = max(0.0, min(_LOOK_UP, until - time.monotonic()))
             writers = [self._to] if self._unsent else []
@@ -126,7 +134,7 @@ class ReaderProcess:
             elif writable:
                 self._send()
             else:
-                self._poll()
+                self.poll()
                 if time.monotonic() >= until:
                     self.close()
                     raise ReaderDied("took_too_long", f"took longer than {seconds:g} s")
