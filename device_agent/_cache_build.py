@@ -182,6 +182,7 @@ class CacheBuild:
         self._digests = SegmentDigests(self._segment_bytes)
         record = read_body(self.files.record_part, told=self.told)
         done = 0
+        codes = self._unreadable[:0]
         if (
             record is not None
             and record["native_resolution"] == r
@@ -204,8 +205,7 @@ class CacheBuild:
                 done = 0
         left_out = self._unreadable.copy()
         left_out[(left_out == IN_USE) & (sides < r)] = TOO_SMALL
-        if done:
-            left_out[:done] = codes
+        left_out[:done] = codes[:done]
         return done, left_out
 
     def _step(self, done: int) -> None:

@@ -118,7 +118,7 @@ def kept_readers() -> Iterator[None]:
     real = _reader_process.ReaderProcess
 
     class Kept(real):  # type: ignore[misc, valid-type]
-        def __new__(cls, limits: Any, poll: Any) -> Any:
+        def __new__(cls, limits: Any, poll: Any) -> Any:  # noqa: ARG004
             return kept.pop(cls.key(limits), None) or super().__new__(cls)
 
         def __init__(self, limits: Any, poll: Any) -> None:

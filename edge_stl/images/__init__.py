@@ -22,3 +22,4 @@ from edge_stl.images._reader import ImageReader as ImageReader
 from edge_stl.images._reader_limits import ReadLimits as ReadLimits
 from edge_stl.images._reasons import REASONS as REASONS, UnreadableImage as UnreadableImage
 from edge_stl.images._scan import scan as scan
+from edge_stl.images._text import as_utf_8 as as_utf_8

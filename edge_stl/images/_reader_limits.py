@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Self
 
 
-try:
+if sys.platform != "win32":
     import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 # Measured over every pixel format of the six file formats: see tests/images/test_reader_memory.py
 BYTES_PER_PIXEL = 32
@@ -88,7 +86,7 @@ def live_with(parent: int) -> None:
 
 def write_no_file() -> None:
     """Give up writing files, core dumps included, and opening many."""
-    if resource is not None:
+    if sys.platform != "win32":
         _limit(resource.RLIMIT_CORE, 0)
         _limit(resource.RLIMIT_FSIZE, 0)
         _limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
@@ -105,7 +103,7 @@ def use_no_more_memory_than(more: int) -> None:
     except OSError:
         return
     total = pages * os.sysconf("SC_PAGE_SIZE") + more
-    if resource is not None and total < sys.maxsize:
+    if sys.platform != "win32" and total < sys.maxsize:
         _limit(resource.RLIMIT_AS, total)
 
 
@@ -123,7 +121,7 @@ class Stopwatch:
 
     def start(self) -> None:
         """An image begins: from now on, so many seconds."""
-        if resource is None:
+        if sys.platform == "win32":
             return
         used = resource.getrusage(resource.RUSAGE_SELF)
         # a whole second more than what is allowed, as the limit is in whole seconds
@@ -136,6 +134,8 @@ class Stopwatch:
 
 
 def _limit(what: int, value: int) -> None:
+    if sys.platform == "win32":
+        return
     # lower limits that somebody set for the whole agent stay
     soft, hard = resource.getrlimit(what)
     lower = [value, *(old for old in (soft, hard) if old != resource.RLIM_INFINITY)]

@@ -55,28 +55,30 @@ def read(question: Question, max_pixels: int, max_bytes: int) -> Answer:
     Returns:
         The answer; every way in which a file can be wrong is one.
     """
-    path, fit = os.fsdecode(question.name), cast("Fit", FITS[question.fit])
     try:
-        if question.side == 0:
-            width, height = read_size(path, max_pixels=max_pixels, max_bytes=max_bytes)
-            row = b""
-        else:
-            pixels = decode(
-                path, channels=question.channels, max_pixels=max_pixels, max_bytes=max_bytes
-            )
-            height, width, _ = pixels.shape
-        # a line of pixels becomes a square of borders: the square is what takes the memory
-        if fit == "pad" and max(width, height) ** 2 > max_pixels:
-            return Answer.because("too_many_pixels")
-        if question.side:
-            row = fit_square(pixels, question.side, fit).tobytes()
-        return Answer(SEEN, width, height, row)
+        return _read(question, max_pixels, max_bytes)
     except UnreadableImage as error:
         return Answer.because(error.reason)
     except DataError:  # smaller than its header said, or than it was
         return Answer(TOO_SMALL)
     except (MemoryError, ResourceError):
         return Answer(NO_MEMORY)
+
+
+def _read(question: Question, max_pixels: int, max_bytes: int) -> Answer:
+    path, fit = os.fsdecode(question.name), cast("Fit", FITS[question.fit])
+    pixels = None
+    if question.side:
+        channels = question.channels
+        pixels = decode(path, channels=channels, max_pixels=max_pixels, max_bytes=max_bytes)
+        height, width, _ = pixels.shape
+    else:
+        width, height = read_size(path, max_pixels=max_pixels, max_bytes=max_bytes)
+    # a line of pixels becomes a square of borders: the square is what takes the memory
+    if fit == "pad" and max(width, height) ** 2 > max_pixels:
+        return Answer.because("too_many_pixels")
+    row = b"" if pixels is None else fit_square(pixels, question.side, fit).tobytes()
+    return Answer(SEEN, width, height, row)
 
 
 def serve(arguments: Sequence[str], read: Read = read) -> None:

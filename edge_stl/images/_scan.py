@@ -81,14 +81,15 @@ def _scan_table(
         # so wide that lines sort as numbers do
         rows.add(name, f"{line:012}", text)
     clash: tuple[int, str, str, str] | None = None
-    before = above = None
-    for name, line, text in rows.drain():
+    before: str | None = None
+    above = ""
+    for name, number, text in rows.drain():
         if name != before:
             before, above = name, text
             if clash is None and (file := found(root, name, left_out)):
                 found_here.add(label_of[text], file)
-        elif text != above and (clash is None or int(line) < clash[0]):
-            clash = (int(line), name, text, str(above))
+        elif text != above and (clash is None or int(number) < clash[0]):
+            clash = (int(number), name, text, above)
     if clash is not None:
         line, name, text, above = clash
         raise DataError(
