@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from device_agent import _cache_digest
 from device_agent._cache_digest import SegmentDigests
-from device_agent._cache_files import CacheFiles, is_regular, read_body, write_body
+from device_agent._cache_files import CacheFiles, is_regular
 from device_agent._cache_reasons import IN_USE, TOO_SMALL, WORDS, array_of, code_of, text_of
 from edge_stl.durable import PartFile
 from edge_stl.errors import Interrupted, ResourceError
@@ -106,12 +106,12 @@ class CacheBuild:
             "sides": text_of(sides[:done]),
             "unreadable": text_of(self._unreadable[:done]),
         }
-        write_body(self.files.sides_part, body)
+        self.files.write(self.files.sides_part, body)
 
     def _resumed_sides(self) -> tuple[npt.NDArray[np.int32], int]:
         """Give the sides that an earlier build read, and how many they are."""
         sides = np.zeros(len(self.images), dtype=np.int32)
-        record = read_body(self.files.sides_part, told=self.told)
+        record = self.files.read(self.files.sides_part, told=self.told)
         if record is None or record["reasons"] != list(WORDS):
             return sides, 0
         done = int(record["done"])
@@ -164,7 +164,7 @@ class CacheBuild:
     def _save(self, file: PartFile, done: int, r: int, left_out: npt.NDArray[np.uint8]) -> None:
         # the rows reach the disk before the record that promises them
         file.sync()
-        write_body(self.files.record_part, {"done": done, **self._body(r, left_out[:done])})
+        self.files.write(self.files.record_part, {"done": done, **self._body(r, left_out[:done])})
 
     def _body(self, r: int, left_out: npt.NDArray[np.uint8]) -> dict[str, Any]:
         return {
@@ -180,7 +180,7 @@ class CacheBuild:
     ) -> tuple[int, npt.NDArray[np.uint8]]:
         """Give how many images an earlier build finished, and what is left out, (N,) codes."""
         self._digests = SegmentDigests(self._segment_bytes)
-        record = read_body(self.files.record_part, told=self.told)
+        record = self.files.read(self.files.record_part, told=self.told)
         done = 0
         codes = self._unreadable[:0]
         if (

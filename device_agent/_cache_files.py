@@ -64,6 +64,36 @@ class CacheFiles:
                 with suppress(OSError):
                     path.unlink()
 
+    def read(self, path: Path, *, told: Callable[[str], object]) -> dict[str, Any] | None:
+        """Read a record that proves itself, and that it is the one it stands for.
+
+        Args:
+            path: One of the three.
+            told: Called with a sentence where the newest one is damaged.
+
+        Returns:
+            The content, or None if there is none, a byte of it changed or it is another one.
+        """
+        record = read_record(path)
+        if record.note is not None:
+            told(record.note)
+        if record.body is None:
+            return None
+        body: dict[str, Any] = json.loads(record.body)  # ours: its digest holds
+        if body.get("of") != path.name:
+            told(f"{path}: holds another record than its name says; starting anew")
+            return None
+        return body
+
+    def write(self, path: Path, body: dict[str, Any]) -> None:
+        """Write a record.
+
+        Args:
+            path: One of the three.
+            body: What JSON can hold.
+        """
+        write_record(path, json.dumps({"of": path.name, **body}, sort_keys=True).encode())
+
     def publish(self, body: dict[str, Any]) -> None:
         """Make the finished pixels and their record visible, in this order.
 
@@ -71,7 +101,7 @@ class CacheFiles:
             body: The record.
         """
         publish(self.pixels_part, self.pixels)
-        write_body(self.record, body)
+        self.write(self.record, body)
         discard_record(self.record_part)
         discard_record(self.sides_part)
 
@@ -89,32 +119,3 @@ def is_regular(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
         return False
-
-
-def read_body(path: Path, *, told: Callable[[str], object]) -> dict[str, Any] | None:
-    """Read a record that proves itself.
-
-    Args:
-        path: The file.
-        told: Called with a sentence where the newest one is damaged.
-
-    Returns:
-        The content, or None if there is none or a byte of it changed.
-    """
-    record = read_record(path)
-    if record.note is not None:
-        told(record.note)
-    if record.body is None:
-        return None
-    body: dict[str, Any] = json.loads(record.body)  # ours: its digest holds
-    return body
-
-
-def write_body(path: Path, body: dict[str, Any]) -> None:
-    """Write a record.
-
-    Args:
-        path: The file.
-        body: What JSON can hold.
-    """
-    write_record(path, json.dumps(body, sort_keys=True).encode())

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from device_agent._cache_build import CacheBuild
 from device_agent._cache_digest import proved
-from device_agent._cache_files import CacheFiles, is_regular, read_body
+from device_agent._cache_files import CacheFiles, is_regular
 from device_agent._cache_reasons import IN_USE, WORDS, array_of
 from device_agent.pixels import PixelFile
 from edge_stl.errors import Interrupted, ResourceError
@@ -144,8 +144,8 @@ def _opened(
     heed: Callable[[], object],
 ) -> ImageCache | None:
     """Open a published cache after proving every byte of it; None if there is no whole one."""
-    record = read_body(files.record, told=told)
-    if record is None:
+    record = files.read(files.record, told=told)
+    if record is None or record["reasons"] != list(WORDS):
         return None
     damaged = f"{files.pixels}: damaged; reading the images anew"
     if not is_regular(files.pixels):
