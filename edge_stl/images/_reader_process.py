@@ -22,6 +22,9 @@ CHILD = ("-m", "edge_stl.images._reader_main")
 _START_SECONDS = 120.0  # importing numpy and Pillow from a slow card
 _LOOK_UP = 0.5  # seconds after which a waiting agent asks whether it is to stop
 _BLOCK = 1 << 20
+# glibc would give the memory of every image back to the system and take it anew for the next one,
+# which costs as much as decoding it
+_KEEP = {"MALLOC_TRIM_THRESHOLD_": str(32 << 20), "MALLOC_MMAP_THRESHOLD_": str(16 << 20)}
 _END_SECONDS = 5.0
 
 
@@ -178,4 +181,4 @@ def _environment() -> dict[str, str]:
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return {**os.environ, **one, "PYTHONPATH": os.pathsep.join(paths)}
+    return {**os.environ, **one, **_KEEP, "PYTHONPATH": os.pathsep.join(paths)}
