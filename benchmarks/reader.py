@@ -5,7 +5,6 @@ and written to a file: once in this process, once through `edge_stl.images.Image
 """
 
 import hashlib
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
