@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from device_agent._one_branch import train_one
-from device_agent._types import Job, JobFile, Reporter, Silent
+from device_agent._types import Job, JobFile, JobFiles, Reporter, Silent
 from device_agent.cache import ImageCache, build_cache
 from device_agent.work import WorkFolder
 from edge_stl.durable import make_folder
@@ -14,12 +14,12 @@ from edge_stl.images import scan
 from edge_stl.plan import Branch, Plan, nearest, networks
 
 
-__all__ = ["Job", "JobFile", "Reporter", "Silent", "run_job", "usable_cores"]
+__all__ = ["Job", "JobFile", "JobFiles", "Reporter", "Silent", "run_job", "usable_cores"]
 
 
 def run_job(
     job: Job, *, reporter: Reporter | None = None, should_stop: Callable[[], bool] = lambda: False
-) -> list[JobFile]:
+) -> JobFiles:
     """Scan, decode, train, export; resumes by itself.
 
     Args:
@@ -28,7 +28,7 @@ def run_job(
         should_stop: asked after every image and training step.
 
     Returns:
-        one row per branch file written.
+        one row per branch file written, with the files that were left out.
 
     Raises:
         DataError: the images cannot be used.
@@ -64,10 +64,12 @@ def run_job(
         _tell_left_out(cache, reporter)
         branches = _chosen(job, cache)
         with cache.pixels, _torch_settings(job.threads):
-            return [
+            rows = JobFiles(
                 train_one(job, branch, cache, images.digest, work, reporter, should_stop)
                 for branch in branches
-            ]
+            )
+        rows.left_out_files = cache.left_out_files
+        return rows
 
 
 @contextmanager
@@ -98,7 +100,7 @@ def _need_torch() -> None:
 def _tell_left_out(cache: ImageCache, reporter: Reporter) -> None:
     if cache.left_out:
         counts = ", ".join(f"{n} {reason}" for reason, n in sorted(cache.left_out.items()))
-        reporter.note(f"{len(cache.names)} images used; left out: {counts}")
+        reporter.note(f"{len(cache.names)} images used; left out: {counts} (--json names them)")
 
 
 def _chosen(job: Job, cache: ImageCache) -> tuple[Branch, ...]:
