@@ -251,6 +251,8 @@ def console() -> int:
     parser.add_argument("--fast", action="store_true", help="a few that take seconds")
     given = parser.parse_args()
     rows = [m for m in MUTANTS if given.only in m.name and (m.fast or not given.fast)]
+    if not rows:
+        parser.error(f"--only {given.only}: no defence has that in its name")
     with ThreadPoolExecutor(1 if given.fast else 2) as pool:
         verdicts = pool.map(verdict, rows)
         found = []
