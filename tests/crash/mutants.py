@@ -100,14 +100,13 @@ MUTANTS = [
     Mutant(
         "links are not followed", _FILES,
         "_PRIVATE = os.O_CLOEXEC | os.O_NOFOLLOW", "_PRIVATE = os.O_CLOEXEC",
-        "tests/durable/test_links.py",
+        "tests/durable/test_links.py", fast=True,
     ),
     Mutant(
         "the digest of a record is checked", _RECORDS,
         "return body if hashlib.sha256(body).hexdigest().encode() == header[1] else None",
         "return body",
         f"{_DAMAGE}::test_a_damaged_checkpoint_goes_back_to_the_one_before_it_and_says_so",
-        fast=True,
     ),
     Mutant(
         "the generation before is kept", _RECORDS,
