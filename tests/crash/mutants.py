@@ -100,14 +100,13 @@ MUTANTS = [
     Mutant(
         "links are not followed", _FILES,
         "_PRIVATE = os.O_CLOEXEC | os.O_NOFOLLOW", "_PRIVATE = os.O_CLOEXEC",
-        "tests/durable/test_links.py",
+        "tests/durable/test_links.py", fast=True,
     ),
     Mutant(
         "the digest of a record is checked", _RECORDS,
         "return body if hashlib.sha256(body).hexdigest().encode() == header[1] else None",
         "return body",
         f"{_DAMAGE}::test_a_damaged_checkpoint_goes_back_to_the_one_before_it_and_says_so",
-        fast=True,
     ),
     Mutant(
         "the generation before is kept", _RECORDS,
@@ -251,6 +250,8 @@ def console() -> int:
     parser.add_argument("--fast", action="store_true", help="a few that take seconds")
     given = parser.parse_args()
     rows = [m for m in MUTANTS if given.only in m.name and (m.fast or not given.fast)]
+    if not rows:
+        parser.error(f"--only {given.only}: no defence has that in its name")
     with ThreadPoolExecutor(1 if given.fast else 2) as pool:
         verdicts = pool.map(verdict, rows)
         found = []

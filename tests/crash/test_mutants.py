@@ -51,3 +51,13 @@ def test_a_row_that_fits_nothing_any_more_is_an_error(tmp_path: Path):
 
     assert done.returncode == 1
     assert "its text stands in device_agent/work.py 0 times; expected 1" in done.stdout
+
+
+def test_a_word_that_names_no_defence_is_refused():
+    done = subprocess.run(
+        [sys.executable, str(MUTANTS), "--only", "moat"],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+
+    assert done.returncode == 2
+    assert "--only moat: no defence has that in its name" in done.stderr
