@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from edge_stl.bands import Sharpness, bank, sharpness
 from edge_stl.branch import _augment
+from edge_stl.branch._accumulate import accumulated_logits
 from edge_stl.branch._calibrate import class_mean_log_loss, fit_temperature
 from edge_stl.branch._module import build_module, folded_parameters
 from edge_stl.branch._pixels import Pixels
@@ -97,6 +98,8 @@ class Trainer:
         native_resolution: rows and columns of the images.
         settings: how it is trained.
         batch_size: images per step, nearly.
+        micro_batch: images that go through the network at the same time, so that a step fits into
+            little memory; the step is that of the whole batch all the same. None: all of them.
         steps_done: optimizer steps so far.
         steps_total: steps of the whole run.
 
@@ -143,6 +146,7 @@ class Trainer:
         self._optimizer = _optimizer(self._module, settings)
         self._seen_index = torch.from_numpy(self._seen).to(self._device)
         self.batch_size = settings.batch_size or _batch_size(len(self._train))
+        self.micro_batch: int | None = None
         self._batches = math.ceil(len(self._train) / self.batch_size)
         self.steps_done = 0
         self.steps_total = self._batches * settings.epochs
@@ -188,7 +192,7 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._module.train()
-        logits = self._module(inputs).index_select(1, self._seen_index)
+        logits = self._training_logits(inputs).index_select(1, self._seen_index)
         loss = self.loss(logits, torch.from_numpy(targets).to(self._device))
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
@@ -201,6 +205,12 @@ class Trainer:
                 "training diverged. Lower training.learning_rate in the plan"
             )
         return value
+
+    def _training_logits(self, inputs: Tensor) -> Tensor:
+        if self.micro_batch is None or self.micro_batch >= len(inputs):
+            logits: Tensor = self._module(inputs)
+            return logits
+        return accumulated_logits(self._module, inputs, micro=self.micro_batch)
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of a batch in nats, a scalar: cross-entropy over the seen classes.
@@ -243,7 +253,8 @@ class Trainer:
     @property
     def _at_once(self) -> int:
         """Return how many images may be floats at the same time."""
-        return max(1, min(_EVALUATION_BATCH, _AT_ONCE // math.prod(self._images.shape[1:])))
+        most = _EVALUATION_BATCH if self.micro_batch is None else self.micro_batch
+        return max(1, min(most, _AT_ONCE // math.prod(self._images.shape[1:])))
 
     # -- stopping and going on ------------------------------------------------------------------
 
