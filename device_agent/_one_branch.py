@@ -1,15 +1,16 @@
 """One branch of a job: start or resume, train, write its file."""
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from device_agent import checkpoint
+from device_agent._budget import Watch
 from device_agent._memory import peak_rss_mb
+from device_agent._rehearsal import fit_into_memory
 from device_agent._steps import take_steps
 from device_agent._types import Job, JobFile, Reporter
-from device_agent.branch_file import finish_branch
+from device_agent.branch_file import FinishedBranch, finish_branch
 from device_agent.cache import ImageCache
 from device_agent.work import WorkFolder
 from edge_stl import __version__
@@ -19,6 +20,8 @@ from exporter.manifest import sha256
 
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edge_stl.branch import Settings, Trainer
 
 
@@ -29,7 +32,7 @@ def train_one(
     images_digest: str,
     work: WorkFolder,
     reporter: Reporter,
-    should_stop: Callable[[], bool],
+    watch: Watch,
 ) -> JobFile:
     from edge_stl.branch import Settings  # brings torch
 
@@ -48,19 +51,30 @@ def train_one(
     if job.fresh:
         checkpoint.discard(folder)
     left = checkpoint.load(folder, key, told=reporter.note)
-    trainer, earlier = _started(job, branch, cache, settings, left, reporter)
+
+    def new() -> "Trainer":
+        return _new_trainer(job, branch, cache, settings)
+
+    def finish(done: "Trainer") -> FinishedBranch:
+        return finish_branch(done, box=job.box, threads=job.threads)
+
+    trainer, earlier = _started(job, new, left, reporter)
+    micro = None if earlier is None else earlier.micro_batch
+    fit_into_memory(
+        trainer, micro, new, finish, watch=watch, reporter=reporter, anew=earlier is None
+    )
     seconds = 0.0 if earlier is None else earlier.seconds
     began = time.monotonic()
 
     def save() -> float:
         total = seconds + time.monotonic() - began
-        checkpoint.save(folder, key, checkpoint.Checkpoint(trainer.state(), total, job.threads))
+        checkpoint.save(folder, key, _checkpoint(job, trainer, total))
         return total
 
     if not trainer.finished:
-        take_steps(trainer, save, reporter, should_stop)
+        take_steps(trainer, save, reporter, watch)
         seconds = save()
-    finished = finish_branch(trainer, box=job.box, threads=job.threads)
+    finished = finish(trainer)
     trained = finished.trained
     path = job.out / finished.file_name
     write_durably(path, finished.data)
@@ -82,33 +96,37 @@ def train_one(
     )
 
 
+def _new_trainer(job: Job, branch: Branch, cache: ImageCache, settings: "Settings") -> "Trainer":
+    from edge_stl.branch import Trainer  # brings torch
+
+    return Trainer(
+        cache.pixels, cache.labels, plan=job.plan, branch_name=branch.name, settings=settings
+    )
+
+
+def _checkpoint(job: Job, trainer: "Trainer", seconds: float) -> checkpoint.Checkpoint:
+    return checkpoint.Checkpoint(trainer.state(), seconds, job.threads, trainer.micro_batch)
+
+
 def _started(
     job: Job,
-    branch: Branch,
-    cache: ImageCache,
-    settings: "Settings",
+    new: "Callable[[], Trainer]",
     earlier: checkpoint.Checkpoint | None,
     reporter: Reporter,
 ) -> tuple["Trainer", checkpoint.Checkpoint | None]:
     """Return a trainer at the checkpoint, or a new one and None where there is none that fits."""
-    from edge_stl.branch import Trainer  # brings torch
-
-    def new() -> Trainer:
-        return Trainer(
-            cache.pixels, cache.labels, plan=job.plan, branch_name=branch.name, settings=settings
-        )
-
     trainer = new()
     if earlier is None:
         return trainer, None
+    name = trainer.branch.name
     try:
         trainer.restore(earlier.tensors)
     except ValueError:
-        reporter.note(f"{branch.name}: its checkpoint does not fit; starting anew")
+        reporter.note(f"{name}: its checkpoint does not fit; starting anew")
         return new(), None
     if earlier.threads != job.threads and not trainer.finished:
         reporter.note(
-            f"{branch.name}: resumed with {job.threads} threads after {earlier.threads}; the "
+            f"{name}: resumed with {job.threads} threads after {earlier.threads}; the "
             "file will differ in its last digits from an uninterrupted run"
         )
     return trainer, earlier

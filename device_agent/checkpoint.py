@@ -24,11 +24,13 @@ class Checkpoint:
         tensors: as `Trainer.state` gave them.
         seconds: of training so far.
         threads: the run used.
+        micro_batch: images of a batch at the same time; None for all.
     """
 
     tensors: "dict[str, Tensor]"
     seconds: float
     threads: int
+    micro_batch: int | None = None
 
 
 def resume_key(**facts: Any) -> str:
@@ -50,9 +52,15 @@ def save(folder: Path, key: str, checkpoint: Checkpoint) -> None:
             "key": key,
             "seconds": repr(checkpoint.seconds),
             "threads": str(checkpoint.threads),
+            **_micro(checkpoint),
         },
     )
     write_record(folder / _FILE, body)
+
+
+def _micro(checkpoint: Checkpoint) -> dict[str, str]:
+    micro = checkpoint.micro_batch
+    return {} if micro is None else {"micro_batch": str(micro)}
 
 
 def load(folder: Path, key: str, *, told: Callable[[str], object]) -> Checkpoint | None:
@@ -80,7 +88,8 @@ def load(folder: Path, key: str, *, told: Callable[[str], object]) -> Checkpoint
         meta = header["__metadata__"]
         if meta["key"] != key:
             return None
-        return Checkpoint(unpack(body), float(meta["seconds"]), int(meta["threads"]))
+        micro = int(meta["micro_batch"]) if "micro_batch" in meta else None
+        return Checkpoint(unpack(body), float(meta["seconds"]), int(meta["threads"]), micro)
     except (SafetensorError, KeyError, ValueError, TypeError):
         return None
 

@@ -1,21 +1,26 @@
 """Stopping on request: the first signal asks, the second one insists."""
 
 import signal
+import time
 from types import FrameType, TracebackType
 from typing import Self
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_TOGETHER = 0.2  # seconds
 
 
 class StopRequest:
     """While the context is open, SIGINT and SIGTERM set `requested` instead of killing.
 
-    A second SIGINT raises KeyboardInterrupt, for who cannot wait for the checkpoint.
+    A second SIGINT raises KeyboardInterrupt, for who cannot wait for the checkpoint. One that comes
+    right with the first is the same: a signal to a group of processes arrives here from the sender
+    and from our parent.
     """
 
     def __init__(self) -> None:
         self.requested = False
+        self._first = 0.0
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
@@ -39,6 +44,8 @@ class StopRequest:
         return self.requested
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if self.requested and number == signal.SIGINT:
+        now = time.monotonic()
+        if not self.requested:
+            self.requested, self._first = True, now
+        elif number == signal.SIGINT and now - self._first > _TOGETHER:
             raise KeyboardInterrupt
-        self.requested = True

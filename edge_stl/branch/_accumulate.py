@@ -3,8 +3,8 @@
 Batch norm needs the mean and the variance of the whole batch; everything else in our networks is
 done per image. So the network is cut in front of every norm layer. For the whole batch only the
 inputs of the pieces are kept; what happens inside a piece (normalize, ReLU, pool, convolve) runs a
-micro-batch at a time and is not kept, but computed again in the backward pass (Chen et al., "Training
-deep nets with sublinear memory cost", arXiv 1604.06174, cut along the batch as well).
+micro-batch at a time and is not kept, but computed again in the backward pass (Chen et al.,
+"Training deep nets with sublinear memory cost", arXiv 1604.06174, cut along the batch as well).
 
 The statistics are those of the whole batch and are differentiated through, so the result is that of
 the plain step up to the order of sums; plain gradient accumulation, with statistics of every
@@ -118,7 +118,7 @@ class _Piece(torch.autograd.Function):
             with torch.enable_grad():
                 made = part
                 if norm is not None:
-                    made = _normalized(made, mean, variance, *affine, norm.eps)
+                    made = _normalized(made, mean, variance, affine[0], affine[1], norm.eps)
                 for layer in ctx.piece:
                     made = layer(made)
             found = list(torch.autograd.grad(made, asked, upper[start : start + ctx.micro]))
@@ -128,7 +128,7 @@ class _Piece(torch.autograd.Function):
                 sums = found
             else:
                 for total, one in zip(sums, found, strict=True):
-                    total += one
+                    total.add_(one)
         assert sums is not None  # noqa: S101  (a batch has images)
         for_affine = sums[: len(affine)]
         if norm is not None and lower is not None:
@@ -151,7 +151,7 @@ def _normalized(
     shift: Tensor | None,
     eps: float,
 ) -> Tensor:
-    return nn.functional.batch_norm(x, mean, variance, scale, shift, False, 0.0, eps)  # noqa: FBT003
+    return nn.functional.batch_norm(x, mean, variance, scale, shift, False, 0.0, eps)
 
 
 def _move(norm: _Norm, mean: Tensor, variance: Tensor, count: int) -> None:

@@ -23,7 +23,7 @@ from edge_stl.branch._module import build_module, folded_parameters
 from edge_stl.branch._pixels import Pixels
 from edge_stl.branch._split import split_validation
 from edge_stl.branch._whole import first_misfit
-from edge_stl.errors import CheckError, DataError
+from edge_stl.errors import CheckError, DataError, ran_out_of_memory
 from edge_stl.fusion import Member, member_probabilities
 from edge_stl.layers import Analysis
 from edge_stl.plan import Plan
@@ -184,8 +184,19 @@ class Trainer:
             CheckError: the loss is not finite.
         """
         self._enter(self.epoch)
+        loss = self._learn(self._order[self.steps_done % self._batches])
+        self.steps_done += 1
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise CheckError(
+                f"branch {self.branch.name}: the loss is {value} at step {self.steps_done}; "
+                "training diverged. Lower training.learning_rate in the plan"
+            )
+        return value
+
+    def _learn(self, index: NDArray[np.int64]) -> Tensor:
+        """Take a step on some images and return its loss."""
         assert self._draws is not None  # noqa: S101  (drawn on entering the epoch)
-        index = self._order[self.steps_done % self._batches]
         inputs = self._bands(_augment.apply(self._images, index, self._draws))
         targets = np.searchsorted(self._seen, self._labels[index])
         rate = self.settings.learning_rate * one_cycle(self.steps_done, self.steps_total)
@@ -197,14 +208,29 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
         self._optimizer.step()
-        self.steps_done += 1
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise CheckError(
-                f"branch {self.branch.name}: the loss is {value} at step {self.steps_done}; "
-                "training diverged. Lower training.learning_rate in the plan"
-            )
-        return value
+        return loss
+
+    def rehearse(self, images: int) -> None:
+        """Take a step on the first images of the epoch that counts as none.
+
+        It takes the memory of a real one. Only for a trainer that is thrown away after.
+        """
+        self._enter(self.epoch)
+        self._learn(np.concatenate(self._order)[:images])
+
+    def rehearse_answers(self) -> None:
+        """Answer on as many validation images as `finish` answers on at the same time."""
+        self.answers(np.asarray(self._images[self._validation[: self._at_once]]))
+
+    @property
+    def largest_batch(self) -> int:
+        """Return how many images the largest step sees: the batch size, or a few less."""
+        return math.ceil(len(self._train) / self._batches)
+
+    @property
+    def largest_evaluation(self) -> int:
+        """Return how many images at most `finish` answers on at the same time, at least 1."""
+        return max(1, min(_EVALUATION_BATCH, self._most_floats, len(self._validation)))
 
     def _training_logits(self, inputs: Tensor) -> Tensor:
         if self.micro_batch is None or self.micro_batch >= len(inputs):
@@ -254,7 +280,11 @@ class Trainer:
     def _at_once(self) -> int:
         """Return how many images may be floats at the same time."""
         most = _EVALUATION_BATCH if self.micro_batch is None else self.micro_batch
-        return max(1, min(most, _AT_ONCE // math.prod(self._images.shape[1:])))
+        return min(most, self._most_floats)
+
+    @property
+    def _most_floats(self) -> int:
+        return max(1, _AT_ONCE // math.prod(self._images.shape[1:]))
 
     # -- stopping and going on ------------------------------------------------------------------
 
@@ -297,6 +327,8 @@ class Trainer:
                         own[key] = torch.empty_like(parameter).copy_(tensor)
             self.steps_done = int(tensors["steps_done"])
         except (KeyError, RuntimeError, ValueError) as error:
+            if ran_out_of_memory(error):
+                raise
             raise ValueError(f"not a state of this branch: {error}") from None
 
     def adopt(self, module: nn.Sequential) -> None:

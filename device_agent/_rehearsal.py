@@ -1,0 +1,204 @@
+"""How much memory a branch will need, measured before it is trained.
+
+A trainer that is thrown away takes steps on 2, 4, 8, … images up to the batch, calibrates and
+makes a branch file; after each the peak of this process is read. A size is tried only if the line
+through the two before it says that it fits, so the rehearsal itself stays within the limit where
+that is possible. What was not tried is read off that line.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from device_agent._budget import Watch
+from device_agent._memory import forget_peak, give_back, peak_rss, rss
+from device_agent._types import Reporter
+from edge_stl.errors import Interrupted, ResourceError
+
+
+if TYPE_CHECKING:
+    from edge_stl.branch import Trainer
+
+_SHARE, _SPARE = 0.02, 6e6
+"""Runs took up to 5 MB more or less than their rehearsal: heaps are not filled twice alike."""
+
+_STATES = 4
+"""Copies of a checkpoint's bytes while it is written: tensors, file, its digest's, the old one."""
+
+_ROUND = 10e6
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What fits.
+
+    Attributes:
+        micro_batch: images at the same time; None for all of a batch.
+        peak: bytes that the run is expected to need at most.
+    """
+
+    micro_batch: int | None
+    peak: float
+
+
+def fit_into_memory(
+    trainer: "Trainer",
+    earlier: int | None,
+    new: Callable[[], "Trainer"],
+    finish: Callable[["Trainer"], object],
+    *,
+    anew: bool,
+    watch: Watch,
+    reporter: Reporter,
+) -> None:
+    """Choose how many images a trainer takes at the same time, so that it stays in the budget.
+
+    Args:
+        trainer: at its beginning, or where a checkpoint left it.
+        earlier: images at the same time up to that checkpoint.
+        new: makes a trainer to be thrown away.
+        finish: makes a branch file of it.
+        anew: there is no checkpoint.
+        watch: has the limit.
+        reporter: is told what is chosen.
+
+    Raises:
+        ResourceError: not even one image at a time fits.
+        Interrupted: asked to stop.
+    """
+    if trainer.finished:
+        trainer.micro_batch = earlier  # its file has the same bytes each time it is made
+        return
+    if watch.budget.memory is not None:
+        trainer.micro_batch = rehearse(
+            new, finish, limit=watch.budget.memory, reporter=reporter, should_stop=watch
+        ).micro_batch
+        give_back()
+    if not anew and trainer.micro_batch != earlier:
+        now, before = (n or "all" for n in (trainer.micro_batch, earlier))
+        reporter.note(
+            f"{trainer.branch.name}: resumed with {now} images of a batch at a time after {before};"
+            " the file will differ in its last digits from an uninterrupted run"
+        )
+
+
+def rehearse(
+    new: Callable[[], "Trainer"],
+    finish: Callable[["Trainer"], object],
+    *,
+    limit: int,
+    reporter: Reporter,
+    should_stop: Callable[[], bool],
+) -> Rehearsed:
+    """Return the largest number of images at a time with which a branch fits into memory.
+
+    Args:
+        new: makes a trainer to be thrown away.
+        finish: makes a branch file of it.
+        limit: bytes that may be resident.
+        reporter: is told where not the whole batch fits.
+        should_stop: asked between two measurements.
+
+    Raises:
+        ResourceError: not even one image at a time fits, or the peak cannot be measured here; the
+            sentence has the number that would do.
+        Interrupted: ``should_stop`` said so; nothing has been done.
+    """
+    trainer = new()
+    scale = _Scale(trainer, limit, should_stop)
+    trainer.micro_batch = 1
+    # First what stays: libraries are loaded, threads started, moments made.
+    trainer.rehearse(2)
+    floor = max(scale.peak(lambda: finish(trainer)), scale.saving())
+    whole = scale.climb(lambda n: scale.step(n, micro=None), trainer.largest_batch)
+    answers = scale.climb(scale.answers, trainer.largest_evaluation)
+    name = trainer.branch.name
+    if scale.fits(max(floor, whole, answers)):
+        return Rehearsed(None, max(floor, whole, answers))
+    least = max(floor, scale.climb(lambda n: scale.step(n, micro=1), trainer.largest_batch))
+    if not scale.fits(least):
+        enough = math.ceil((least + _SPARE) / (1 - _SHARE) / _ROUND) * _ROUND
+        raise ResourceError(
+            f"branch {name}: needs about {enough / 1e6:.0f} MB with one image at a time; expected "
+            f"at most {limit / 1e6:.0f} (--max-memory). Use --max-memory {enough / 1e6:.0f}M, a "
+            "smaller network or fewer threads"
+        )
+    chosen, peak = 1, least
+    for micro in _doubled(2, max(trainer.largest_batch, trainer.largest_evaluation)):
+        needs = max(floor, scale.step(trainer.largest_batch, micro=micro), scale.answers(micro))
+        if not scale.fits(needs):
+            break
+        chosen, peak = micro, needs
+    reporter.note(
+        f"{name}: {chosen} images at a time, to stay within {limit / 1e6:.0f} MB; a step is still "
+        f"that of the whole batch of {trainer.largest_batch}"
+    )
+    return Rehearsed(chosen, peak)
+
+
+class _Scale:
+    """Weighs what a trainer does."""
+
+    def __init__(self, trainer: "Trainer", limit: int, should_stop: Callable[[], bool]) -> None:
+        self._trainer, self._limit, self._should_stop = trainer, limit, should_stop
+
+    def peak(self, work: Callable[[], object]) -> float:
+        """Return the largest resident memory, in bytes, while something is done."""
+        if self._should_stop():
+            raise Interrupted(
+                f"stopped before branch {self._trainer.branch.name} was trained. The same command "
+                "goes on there"
+            )
+        give_back()
+        if not forget_peak():
+            raise ResourceError(
+                "--max-memory: this system does not tell how much memory a step takes; expected "
+                "Linux with /proc/self/clear_refs. Leave it out"
+            )
+        work()
+        return peak_rss()
+
+    def step(self, images: int, *, micro: int | None) -> float:
+        """Return the peak of a training step."""
+        self._trainer.micro_batch = micro
+        return self.peak(lambda: self._trainer.rehearse(images))
+
+    def answers(self, images: int) -> float:
+        """Return the peak of answering on so many images at a time."""
+        self._trainer.micro_batch = images
+        return self.peak(self._trainer.rehearse_answers)
+
+    def saving(self) -> float:
+        """Return the peak of writing a checkpoint."""
+        tensors = self._trainer.state().values()
+        return rss() + (_STATES - 1) * sum(t.numel() * t.element_size() for t in tensors)
+
+    def fits(self, peak: float) -> bool:
+        """Return whether a peak stays within the limit, with some room."""
+        return peak <= self._limit * (1 - _SHARE) - _SPARE
+
+    def climb(self, weigh: Callable[[int], float], most: int) -> float:
+        """Return the peak at a size, measured or, where that would not fit, read off a line."""
+        tried: list[tuple[int, float]] = []
+        for size in _doubled(2, most):
+            if len(tried) > 1 and not self.fits(_line(tried, size)):
+                break
+            tried.append((size, weigh(size)))
+        size, peak = tried[-1]
+        return peak if size == most else max(peak, _line(tried, most))
+
+
+def _doubled(first: int, last: int) -> Iterator[int]:
+    """Yield a size and its doubles up to a last one, and that."""
+    size = first
+    while size < last:
+        yield size
+        size *= 2
+    yield last
+
+
+def _line(tried: list[tuple[int, float]], size: int) -> float:
+    """Return the value at a size of the line through the last two points."""
+    (a, low), (b, high) = tried[-2:]
+    return high + (high - low) / (b - a) * (size - b)
