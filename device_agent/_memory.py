@@ -9,6 +9,9 @@ from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
+_LARGE = 1 << 20  # bytes
+_LARGEST = 32 << 20  # where glibc's own threshold ends up
 _PEAK_ONLY = b"5"  # proc_pid_clear_refs(5): resets VmHWM to VmRSS
 
 
@@ -56,6 +59,19 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def keep_heap(*, small: bool) -> None:
+    """Choose whether large arrays come from the system and go back to it at once.
+
+    By default glibc takes more and more of them from its heap, which does not shrink. Small, a step
+    holds about half of the memory and takes up to twice the time; else it is about as by default.
+    Other C libraries than glibc are left as they are.
+    """
+    change = getattr(ctypes.CDLL(None), "mallopt", None)
+    if change is not None:
+        change(_M_MMAP_THRESHOLD, _LARGE if small else _LARGEST)
+        change(_M_TRIM_THRESHOLD, _LARGE if small else 2 * _LARGEST)
 
 
 def _told(key: str) -> float | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from device_agent._budget import Watch
-from device_agent._memory import forget_peak, give_back, peak_rss, rss
+from device_agent._memory import forget_peak, give_back, keep_heap, peak_rss, rss
 from device_agent._types import Reporter
 from edge_stl.errors import Interrupted, ResourceError
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _SHARE, _SPARE = 0.02, 6e6
 """Runs took up to 5 MB more or less than their rehearsal: heaps are not filled twice alike."""
+
+_GROWN = 2.5
+"""A heap that may grow holds up to 1.9 times as much beside what was there before."""
 
 _STATES = 4
 """Copies of a checkpoint's bytes while it is written: tensors, file, its digest's, the old one."""
@@ -105,43 +108,56 @@ def rehearse(
             sentence has the number that would do.
         Interrupted: ``should_stop`` said so; nothing has been done.
     """
+    keep_heap(small=True)
     trainer = new()
     scale = _Scale(trainer, limit, should_stop)
+    batch, most = trainer.largest_batch, trainer.largest_evaluation
     trainer.micro_batch = 1
     # First what stays: libraries are loaded, threads started, moments made.
     trainer.rehearse(2)
     floor = max(scale.peak(lambda: finish(trainer)), scale.saving())
-    whole = scale.climb(lambda n: scale.step(n, micro=None), trainer.largest_batch)
-    answers = scale.climb(scale.answers, trainer.largest_evaluation)
-    name = trainer.branch.name
-    if scale.fits(max(floor, whole, answers)):
-        return Rehearsed(None, max(floor, whole, answers))
-    least = max(floor, scale.climb(lambda n: scale.step(n, micro=1), trainer.largest_batch))
+
+    step = scale.climb(lambda n: scale.step(n, micro=None), batch)
+    peak = max(floor, step, scale.climb(scale.answers, most))
+    if scale.fits(scale.base + _GROWN * (peak - scale.base)):
+        keep_heap(small=False)  # there is room to be quick
+        return Rehearsed(None, scale.base + _GROWN * (peak - scale.base))
+    if scale.fits(peak):
+        return Rehearsed(None, peak)
+    least = max(floor, scale.climb(lambda n: scale.step(n, micro=1), batch, sure=batch // 2))
     if not scale.fits(least):
-        enough = math.ceil((least + _SPARE) / (1 - _SHARE) / _ROUND) * _ROUND
+        enough = math.ceil((least + 2 * _SPARE) / (1 - _SHARE) / _ROUND) * _ROUND
         raise ResourceError(
-            f"branch {name}: needs about {enough / 1e6:.0f} MB with one image at a time; expected "
-            f"at most {limit / 1e6:.0f} (--max-memory). Use --max-memory {enough / 1e6:.0f}M, a "
-            "smaller network or fewer threads"
+            f"branch {trainer.branch.name}: needs about {enough / 1e6:.0f} MB with one image at a "
+            f"time; expected at most {limit / 1e6:.0f} (--max-memory). Use --max-memory "
+            f"{enough / 1e6:.0f}M, a smaller network or fewer threads"
         )
-    chosen, peak = 1, least
-    for micro in _doubled(2, max(trainer.largest_batch, trainer.largest_evaluation)):
-        needs = max(floor, scale.step(trainer.largest_batch, micro=micro), scale.answers(micro))
+    tried = [(1, least)]
+    for micro in _doubled(2, max(batch, most)):
+        if len(tried) > 1 and not scale.fits(_line(tried, micro)):
+            break
+        needs = max(floor, scale.step(batch, micro=micro), scale.answers(micro))
         if not scale.fits(needs):
             break
-        chosen, peak = micro, needs
+        tried.append((micro, needs))
+    chosen, peak = tried[-1]
     reporter.note(
-        f"{name}: {chosen} images at a time, to stay within {limit / 1e6:.0f} MB; a step is still "
-        f"that of the whole batch of {trainer.largest_batch}"
+        f"{trainer.branch.name}: {chosen} {'image' if chosen == 1 else 'images'} at a time, to "
+        f"stay within {limit / 1e6:.0f} MB; a step is still that of the whole batch of {batch}"
     )
     return Rehearsed(chosen, peak)
 
 
 class _Scale:
-    """Weighs what a trainer does."""
+    """Weighs what a trainer does.
+
+    Attributes:
+        base: bytes that were resident before.
+    """
 
     def __init__(self, trainer: "Trainer", limit: int, should_stop: Callable[[], bool]) -> None:
         self._trainer, self._limit, self._should_stop = trainer, limit, should_stop
+        self.base = rss()
 
     def peak(self, work: Callable[[], object]) -> float:
         """Return the largest resident memory, in bytes, while something is done."""
@@ -178,11 +194,17 @@ class _Scale:
         """Return whether a peak stays within the limit, with some room."""
         return peak <= self._limit * (1 - _SHARE) - _SPARE
 
-    def climb(self, weigh: Callable[[int], float], most: int) -> float:
-        """Return the peak at a size, measured or, where that would not fit, read off a line."""
+    def climb(self, weigh: Callable[[int], float], most: int, *, sure: int = 0) -> float:
+        """Return the peak at a size, measured or, where that would not fit, read off a line.
+
+        Args:
+            weigh: measures a size.
+            most: the size.
+            sure: sizes up to this are measured in any case.
+        """
         tried: list[tuple[int, float]] = []
         for size in _doubled(2, most):
-            if len(tried) > 1 and not self.fits(_line(tried, size)):
+            if len(tried) > 1 and size > sure and not self.fits(_line(tried, size)):
                 break
             tried.append((size, weigh(size)))
         size, peak = tried[-1]

@@ -268,13 +268,22 @@ class Trainer:
     def _bands(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Return the branch's input ``(n, C * B, h, w)`` of pixels ``(n, r, r, C)``."""
         # A few images at a time: floats of large images are many times their bands.
-        parts: list[Tensor] = []
         whole = torch.from_numpy(pixels)
-        for part in whole.split(self._at_once):  # type: ignore[no-untyped-call]  # torch leaves it so
-            planes = part.to(self._device).permute(0, 3, 1, 2)
-            parts.append(self._analysis(planes.contiguous().float().div_(255)))
-        bands = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return bands.contiguous(memory_format=torch.channels_last)
+        bands: Tensor | None = None
+        for start in range(0, len(whole), self._at_once):
+            part = whole[start : start + self._at_once].to(self._device).permute(0, 3, 1, 2)
+            made: Tensor = self._analysis(part.contiguous().float().div_(255))
+            if bands is None:
+                shape = (len(whole), *made.shape[1:])
+                bands = torch.empty(
+                    shape,
+                    dtype=made.dtype,
+                    device=made.device,
+                    memory_format=torch.channels_last,
+                )
+            bands[start : start + self._at_once] = made
+        assert bands is not None  # noqa: S101  (nobody asks about no image)
+        return bands
 
     @property
     def _at_once(self) -> int:
