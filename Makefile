@@ -26,14 +26,17 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(EXTRA_INDEX) -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(EXTRA_INDEX) -c constraints.txt \
-		-e '.[demo,fleet]' pytest hypothesis scipy ruff mypy import-linter
+		-e '.[demo,fleet]' pytest pytest-xdist hypothesis scipy ruff mypy import-linter
 	touch $@
 
 demo: setup
 	$(BIN)/edge-stl demo $(if $(DATA),--data "$(DATA)",) -o "$(OUT)"
 
+# Two processes at a time, each with one thread: what two cores can do.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider -n 2 --dist worksteal
+
 test: setup
-	$(BIN)/python -m pytest -p no:cacheprovider
+	$(PYTEST)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edge_stl.branch._trainer import one_cycle
+from edge_stl.branch._optimizer import one_cycle
 from edge_stl.images import decode, scan
 from edge_stl.layers import dct, stable_tensor_network
 

@@ -8,7 +8,8 @@ from device_agent import checkpoint
 from device_agent._budget import Watch
 from device_agent._memory import peak_rss_mb
 from device_agent._rehearsal import fit_into_memory
-from device_agent._steps import take_steps
+from device_agent._steps import answer_validation, take_steps
+from device_agent._surroundings import surroundings
 from device_agent._types import Job, JobFile, Reporter
 from device_agent.branch_file import FinishedBranch, finish_branch
 from device_agent.cache import ImageCache
@@ -50,6 +51,7 @@ def train_one(
     )
     if job.fresh:
         checkpoint.discard(folder)
+    setting = surroundings(threads=job.threads)
     left = checkpoint.load(folder, key, told=reporter.note)
 
     def new() -> "Trainer":
@@ -58,21 +60,23 @@ def train_one(
     def finish(done: "Trainer") -> FinishedBranch:
         return finish_branch(done, box=job.box, threads=job.threads)
 
-    trainer, earlier = _started(job, new, left, reporter)
-    micro = None if earlier is None else earlier.micro_batch
-    fit_into_memory(
-        trainer, micro, new, finish, watch=watch, reporter=reporter, anew=earlier is None
-    )
-    seconds = 0.0 if earlier is None else earlier.seconds
+    trainer, earlier = _started(new, left, reporter)
+    setting_before = {} if earlier is None else earlier.surroundings
+    setting |= fit_into_memory(trainer, setting_before, new, finish, watch=watch, reporter=reporter)
+    done = trainer.finished and trainer.answered[0] == trainer.answered[1]
+    if earlier is not None and not done:
+        _tell_differences(branch, earlier.surroundings, setting, reporter)
+    seconds = before = 0.0 if earlier is None else earlier.seconds
     began = time.monotonic()
 
     def save() -> float:
-        total = seconds + time.monotonic() - began
-        checkpoint.save(folder, key, _checkpoint(job, trainer, total))
+        total = before + time.monotonic() - began
+        checkpoint.save(folder, key, checkpoint.Checkpoint(trainer.state(), total, setting))
         return total
 
-    if not trainer.finished:
+    if not done:
         take_steps(trainer, save, reporter, watch)
+        answer_validation(trainer, save, watch)
         seconds = save()
     finished = finish(trainer)
     trained = finished.trained
@@ -104,12 +108,7 @@ def _new_trainer(job: Job, branch: Branch, cache: ImageCache, settings: "Setting
     )
 
 
-def _checkpoint(job: Job, trainer: "Trainer", seconds: float) -> checkpoint.Checkpoint:
-    return checkpoint.Checkpoint(trainer.state(), seconds, job.threads, trainer.micro_batch)
-
-
 def _started(
-    job: Job,
     new: "Callable[[], Trainer]",
     earlier: checkpoint.Checkpoint | None,
     reporter: Reporter,
@@ -118,15 +117,25 @@ def _started(
     trainer = new()
     if earlier is None:
         return trainer, None
-    name = trainer.branch.name
     try:
         trainer.restore(earlier.tensors)
     except ValueError:
-        reporter.note(f"{name}: its checkpoint does not fit; starting anew")
+        reporter.note(f"{trainer.branch.name}: its checkpoint does not fit; starting anew")
         return new(), None
-    if earlier.threads != job.threads and not trainer.finished:
-        reporter.note(
-            f"{name}: resumed with {job.threads} threads after {earlier.threads}; the "
-            "file will differ in its last digits from an uninterrupted run"
-        )
     return trainer, earlier
+
+
+def _tell_differences(
+    branch: Branch, before: dict[str, str], now: dict[str, str], reporter: Reporter
+) -> None:
+    """Say in one line that the bytes will not be those of a run that was never stopped."""
+    changed = sorted(name for name in before | now if before.get(name) != now.get(name))
+    if changed:
+        listed = ", ".join(
+            f"{name} {now.get(name, 'none')} (before: {before.get(name, 'none')})"
+            for name in changed
+        )
+        reporter.note(
+            f"{branch.name}: resumed with {listed}; the file will differ in its last digits from "
+            "an uninterrupted run"
+        )

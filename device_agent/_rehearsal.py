@@ -7,7 +7,8 @@ that is possible. What was not tried is read off that line.
 """
 
 import math
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,9 @@ from edge_stl.errors import Interrupted, ResourceError
 
 if TYPE_CHECKING:
     from edge_stl.branch import Trainer
+
+SURROUNDING = "images at a time"
+"""Its name among the surroundings of a checkpoint."""
 
 _SHARE, _SPARE = 0.02, 6e6
 """Runs took up to 5 MB more or less than their rehearsal: heaps are not filled twice alike."""
@@ -47,43 +51,40 @@ class Rehearsed:
 
 def fit_into_memory(
     trainer: "Trainer",
-    earlier: int | None,
+    earlier: Mapping[str, str],
     new: Callable[[], "Trainer"],
     finish: Callable[["Trainer"], object],
     *,
-    anew: bool,
     watch: Watch,
     reporter: Reporter,
-) -> None:
+) -> dict[str, str]:
     """Choose how many images a trainer takes at the same time, so that it stays in the budget.
 
     Args:
         trainer: at its beginning, or where a checkpoint left it.
-        earlier: images at the same time up to that checkpoint.
+        earlier: surroundings of that checkpoint.
         new: makes a trainer to be thrown away.
         finish: makes a branch file of it.
-        anew: there is no checkpoint.
         watch: has the limit.
         reporter: is told what is chosen.
+
+    Returns:
+        what the surroundings say of it: nothing where all images of a batch go at the same time.
 
     Raises:
         ResourceError: not even one image at a time fits.
         Interrupted: asked to stop.
     """
     if trainer.finished:
-        trainer.micro_batch = earlier  # its file has the same bytes each time it is made
-        return
-    if watch.budget.memory is not None:
-        trainer.micro_batch = rehearse(
-            new, finish, limit=watch.budget.memory, reporter=reporter, should_stop=watch
-        ).micro_batch
+        # Its file has the same bytes each time it is made.
+        told = earlier.get(SURROUNDING, "")
+        trainer.micro_batch = int(told) if re.fullmatch("[1-9][0-9]{0,6}", told) else None
+    elif watch.budget.memory is not None:
+        limit = watch.budget.memory
+        chosen = rehearse(new, finish, limit=limit, reporter=reporter, should_stop=watch)
+        trainer.micro_batch = chosen.micro_batch
         give_back()
-    if not anew and trainer.micro_batch != earlier:
-        now, before = (n or "all" for n in (trainer.micro_batch, earlier))
-        reporter.note(
-            f"{trainer.branch.name}: resumed with {now} images of a batch at a time after {before};"
-            " the file will differ in its last digits from an uninterrupted run"
-        )
+    return {} if trainer.micro_batch is None else {SURROUNDING: str(trainer.micro_batch)}
 
 
 def rehearse(

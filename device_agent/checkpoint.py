@@ -23,14 +23,12 @@ class Checkpoint:
     Attributes:
         tensors: as `Trainer.state` gave them.
         seconds: of training so far.
-        threads: the run used.
-        micro_batch: images of a batch at the same time; None for all.
+        surroundings: versions, threads and machine that made it, by name.
     """
 
     tensors: "dict[str, Tensor]"
     seconds: float
-    threads: int
-    micro_batch: int | None = None
+    surroundings: dict[str, str]
 
 
 def resume_key(**facts: Any) -> str:
@@ -51,16 +49,10 @@ def save(folder: Path, key: str, checkpoint: Checkpoint) -> None:
         metadata={
             "key": key,
             "seconds": repr(checkpoint.seconds),
-            "threads": str(checkpoint.threads),
-            **_micro(checkpoint),
+            "surroundings": json.dumps(checkpoint.surroundings, sort_keys=True),
         },
     )
     write_record(folder / _FILE, body)
-
-
-def _micro(checkpoint: Checkpoint) -> dict[str, str]:
-    micro = checkpoint.micro_batch
-    return {} if micro is None else {"micro_batch": str(micro)}
 
 
 def load(folder: Path, key: str, *, told: Callable[[str], object]) -> Checkpoint | None:
@@ -88,9 +80,9 @@ def load(folder: Path, key: str, *, told: Callable[[str], object]) -> Checkpoint
         meta = header["__metadata__"]
         if meta["key"] != key:
             return None
-        micro = int(meta["micro_batch"]) if "micro_batch" in meta else None
-        return Checkpoint(unpack(body), float(meta["seconds"]), int(meta["threads"]), micro)
-    except (SafetensorError, KeyError, ValueError, TypeError):
+        surroundings = {str(k): str(v) for k, v in json.loads(meta["surroundings"]).items()}
+        return Checkpoint(unpack(body), float(meta["seconds"]), surroundings)
+    except (SafetensorError, AttributeError, KeyError, ValueError, TypeError):
         return None
 
 

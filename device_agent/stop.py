@@ -1,5 +1,6 @@
 """Stopping on request: the first signal asks, the second one insists."""
 
+import math
 import signal
 import time
 from types import FrameType, TracebackType
@@ -14,13 +15,22 @@ class StopRequest:
     """While the context is open, SIGINT and SIGTERM set `requested` instead of killing.
 
     A second SIGINT raises KeyboardInterrupt, for who cannot wait for the checkpoint. One that comes
-    right with the first is the same: a signal to a group of processes arrives here from the sender
-    and from our parent.
+    right with the first counts as the same: a signal to a group of processes arrives here from the
+    sender and from the parent.
+
+    Args:
+        at_once: until somebody asks for the first time, either signal raises KeyboardInterrupt:
+            importing torch and listing a million files takes many seconds on a small board, and
+            nothing was begun yet that could be lost.
+
+    Attributes:
+        requested: whether a stop was asked for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, at_once: bool = False) -> None:
         self.requested = False
-        self._first = 0.0
+        self._at_once = at_once
+        self._first = -math.inf
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
@@ -41,11 +51,13 @@ class StopRequest:
 
     def __call__(self) -> bool:
         """Return whether a stop was asked for."""
+        self._at_once = False
         return self.requested
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         now = time.monotonic()
+        insists = self.requested and number == signal.SIGINT and now - self._first > _TOGETHER
         if not self.requested:
             self.requested, self._first = True, now
-        elif number == signal.SIGINT and now - self._first > _TOGETHER:
-            raise KeyboardInterrupt
+        if insists or self._at_once:
+            raise KeyboardInterrupt(signal.Signals(number).name)

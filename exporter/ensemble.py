@@ -70,6 +70,7 @@ def build_ensemble(
     scale: float,
     fitted: Fitted | None = None,
     cascade: Cascade | None = None,
+    audit: dict[str, Any] | None = None,
     made_by: str = __version__,
 ) -> bytes:
     """Return the bytes of the ensemble of these branch files, in the order given.
@@ -81,6 +82,7 @@ def build_ensemble(
         scale: a of the fusion.
         fitted: what came from a holdout beside the weights; without it the biases are 0.
         cascade: makes the finer branches wait until the coarse ones are not sure.
+        audit: who is in quarantine and who was kept in spite of a holdout, for the record.
         made_by: the version of edge-stl that is recorded as its maker.
     """
     plan = files[0].plan
@@ -119,6 +121,8 @@ def build_ensemble(
     record = _record(plan, files, weights, options, scale, made_by)
     if fitted:  # absent otherwise, so that ensembles without a holdout keep their bytes
         record["holdout"] = fitted.to_document()
+    if audit:
+        record["audit"] = audit
     if cascade:
         record["cascade"] = cascade.to_document() | {
             "stages": [

@@ -55,6 +55,7 @@ def inspect_path(path: Path) -> dict[str, Any]:
             document["layout"] = content.options.layout
             document["robust"] = robust
             document["holdout"] = content.fitted.to_document() if content.fitted else None
+            document["audit"] = content.verdicts.to_document() if content.verdicts else None
             document["cascade"] = _cascade(content, ensemble_record(model, name=path.name))
             document["branches"] = [
                 (

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_stl.bands import Sharpness
 from edge_stl.errors import MergeRefused, UsageError
@@ -12,6 +12,7 @@ from exporter import names
 from exporter._memory import hold_once
 from exporter._session import check_model
 from exporter.agree import Agreement, Refusal, agree, read_all
+from exporter.audit import Audit, Verdicts, audit_boxes, concluded, need_boxes, without
 from exporter.cameras import CameraFinding, desk_sharpness, match_cameras
 from exporter.cascade_threshold import (
     CascadeReport,
@@ -19,6 +20,7 @@ from exporter.cascade_threshold import (
     need_stages,
     need_threshold_again,
 )
+from exporter.copies import Copy, find_copies
 from exporter.ensemble import Fitted, build_ensemble
 from exporter.fitting import Holdout, Progress, answer_holdout, fit_on_holdout, need_scipy
 from exporter.manifest import sha256
@@ -34,6 +36,10 @@ from exporter.prove import prove, verify_vectors
 from exporter.read import BranchFile, parse_model
 from exporter.split import Content, ensemble_record, members_of
 from exporter.weighing import weigh
+
+
+if TYPE_CHECKING:
+    from edge_stl.fusion.audit import Trial
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class Merged:
         holdout: what that is worth on images that the fit did not see; none likewise.
         cascade: threshold, stages and what they save; none unless it is a cascade.
         cameras: what was found of every coarse camera that could be compared.
+        audit: what a holdout says of every box; none without one.
+        copies: files of several boxes that are one network.
     """
 
     model: bytes
@@ -67,6 +75,8 @@ class Merged:
     left_out: tuple[BranchFile, ...] = ()
     cascade: CascadeReport | None = None
     cameras: tuple[CameraFinding, ...] = ()
+    audit: Audit | None = None
+    copies: tuple[Copy, ...] = ()
 
     def largest_change(self, index: int) -> float | None:
         """Return by how much file ``index`` can move any probability; none where no bound holds.
@@ -81,7 +91,8 @@ class Merged:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Return what the options do not give for these files, a sentence each."""
-        return warnings_of(self.files, self.options)
+        copied = tuple(copy.warning for copy in self.copies)
+        return (*warnings_of(self.files, self.options), *copied)
 
 
 def merge_paths(
@@ -90,6 +101,7 @@ def merge_paths(
     options: Options,
     skip_refused: bool = False,
     holdout: Path | None = None,
+    keep: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Merged:
     """Merge branch files from disk.
@@ -98,8 +110,9 @@ def merge_paths(
         paths: branch files, in any order.
         options: weight rule, layout, resolution, robust rule.
         skip_refused: go on without the files that may not be merged.
-        holdout: folder of labelled images, for the rule ``fitted``, for the threshold of a
-            cascade, or both.
+        holdout: folder of labelled images: boxes that they speak against are left out, and the
+            rule ``fitted`` and the threshold of a cascade come from them.
+        keep: boxes that answer whatever the holdout says of them; that is recorded.
         progress: called with images of the holdout done and images in all.
 
     Raises:
@@ -114,6 +127,7 @@ def merge_paths(
         refused=refused,
         skip_refused=skip_refused,
         holdout=holdout,
+        keep=keep,
         progress=progress,
     )
 
@@ -125,10 +139,11 @@ def merge_files(
     refused: Sequence[Refusal] = (),
     skip_refused: bool = False,
     holdout: Path | None = None,
+    keep: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Merged:
     """Merge branch files that were already read; as `merge_paths`."""
-    need_compatible(options, holdout)
+    need_compatible(options, holdout, keep)
     agreement = agree(files)
     agreement = replace(
         agreement,
@@ -140,17 +155,24 @@ def merge_files(
     desk = None if options.resolution is not None else _desk(agreement.files, holdout)
     matched, cameras = match_cameras(agreement.files, desk=desk)
     kept, left_out = split_by_resolution(matched, options)
+    fitted, report, seen = None, None, None
+    need_boxes(kept, keep)
+    logits = verify_vectors(kept, options)
+    trials: tuple[Trial, ...] = ()
+    verdicts = Verdicts()
+    if holdout is not None:
+        seen = answer_holdout(kept, holdout, resolution=options.resolution, progress=progress)
+        everyone = kept
+        trials, verdicts = audit_boxes(kept, seen, options, keep)
+        kept, seen = without(kept, seen, verdicts)
+        logits = [z for z, f in zip(logits, everyone, strict=True) if f in kept]
     if options.cascade:
         need_stages(kept)
-    fitted, report, seen = None, None, None
     if options.weights == names.FITTED:
         need_scipy()
         weighing = weigh(kept, replace(options, weights=DEFAULT_WEIGHTS))
     else:
         weighing = weigh(kept, options)
-    logits = verify_vectors(kept, options)
-    if holdout is not None:
-        seen = answer_holdout(kept, holdout, resolution=options.resolution, progress=progress)
     if options.weights == names.FITTED and seen is not None:
         fit = fit_on_holdout(kept, seen, start=weighing)
         weighing, fitted, report = fit.weighing, fit.fitted, fit.report
@@ -163,7 +185,8 @@ def merge_files(
         "fitted": fitted,
         "cascade": cascade,
     }
-    model = build_ensemble(kept, weighing.weights, **how)
+    recorded = verdicts.to_document() if verdicts else None
+    model = build_ensemble(kept, weighing.weights, audit=recorded, **how)
     if saved is not None:
         record = ensemble_record(parse_model(model), name="ensemble")
         saved = replace(saved, stages=tuple(record["cascade"]["stages"]))
@@ -183,6 +206,10 @@ def merge_files(
         left_out=left_out,
         cascade=saved,
         cameras=cameras,
+        audit=(
+            concluded(trials, verdicts, kept, seen, weighing, options, fitted) if seen else None
+        ),
+        copies=find_copies(kept),
     )
 
 
@@ -195,6 +222,7 @@ def change_ensemble(
     options: Options | None = None,
     skip_refused: bool = False,
     holdout: Path | None = None,
+    keep: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Merged:
     """Take branches out of an ensemble and put others in, with the options it was made with.
@@ -209,6 +237,7 @@ def change_ensemble(
         options: other options than those it was made with.
         skip_refused: go on without added files that may not be merged.
         holdout: as `merge_paths`; weights and thresholds that came from one need one again.
+        keep: as `merge_paths`.
         progress: as `merge_paths`.
 
     Raises:
@@ -220,7 +249,7 @@ def change_ensemble(
     content = members_of(ensemble, name=name) if isinstance(ensemble, bytes) else ensemble
     wanted = options or content.options
     _need_holdout_again(content, wanted, holdout, name)
-    keep = list(content.files)
+    left = list(content.files)
     for identity in remove:
         gone = [f for f in content.files if identity in (f.manifest.box, f.manifest.id)]
         if not gone:
@@ -230,18 +259,19 @@ def change_ensemble(
                 f"--remove {identity}: neither a box nor a branch of {name}; it has boxes "
                 f"{', '.join(known)} and branches {', '.join(ids)}"
             )
-        keep = [f for f in keep if f not in gone]
+        left = [f for f in left if f not in gone]
     added, refused = read_all(add)
-    if not keep and not added:
+    if not left and not added:
         raise UsageError(
             f"{name}: removing {', '.join(remove)} leaves no branch; delete the file instead"
         )
     return merge_files(
-        [*keep, *added],
+        [*left, *added],
         options=wanted,
         refused=refused,
         skip_refused=skip_refused,
         holdout=holdout,
+        keep=keep,
         progress=progress,
     )
 

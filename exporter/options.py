@@ -133,8 +133,8 @@ def cascade_in(record: dict[str, Any], options: Options) -> Cascade | None:
     return Cascade(threshold, None if images is None else int(images))
 
 
-def need_compatible(options: Options, holdout: Path | None) -> None:
-    """Refuse fitted weights without a holdout, and what no rule would use.
+def need_compatible(options: Options, holdout: Path | None, keep: Sequence[str] = ()) -> None:
+    """Refuse fitted weights and verdicts without a holdout, and rules that exclude each other.
 
     Raises:
         UsageError: with the option that is missing or too much.
@@ -145,22 +145,15 @@ def need_compatible(options: Options, holdout: Path | None) -> None:
             f"--weights {options.weights}: --robust {options.robust} weighs nothing, every box "
             "speaks once; expected one of the two. Leave one out"
         )
-    if options.robust is not None and holdout is not None:
-        raise UsageError(
-            f"--holdout: --robust {options.robust} weighs nothing and needs no images; expected "
-            "--weights fitted beside it. Leave --robust or --holdout out"
-        )
     if options.weights == names.FITTED and holdout is None:
         raise UsageError(
             "--weights fitted: there is nothing to fit on; expected --holdout IMAGES, a folder of "
             "labelled images. Name one, or choose another rule"
         )
-    needless = options.weights != names.FITTED and options.cascade_loss is None
-    if needless and holdout is not None:
-        named = " and a named --threshold need" if options.cascade else " needs"
+    if keep and holdout is None:
         raise UsageError(
-            f"--holdout: the rule {options.weights}{named} no images; expected --weights fitted "
-            "beside it, or --cascade with --cascade-loss. Add one, or leave --holdout out"
+            f"--keep {keep[0]}: nothing speaks against any box; expected --holdout IMAGES beside "
+            "it. Leave --keep out, or name labelled images"
         )
 
 

@@ -12,6 +12,7 @@ from edge_stl.errors import DataError, EdgeStlError, IntegrityError
 from edge_stl.plan import Plan, plan_from_document
 from exporter import names
 from exporter._graph import all_graphs
+from exporter.audit import Verdicts, verdicts_in
 from exporter.branch import branch_shapes, build_branch
 from exporter.cameras import kernel_of
 from exporter.ensemble import Fitted
@@ -37,6 +38,7 @@ class Content:
         weights: K per file; 0 under a robust rule, which weighs nothing.
         fitted: what came from a holdout, none unless the weights were fitted on one.
         cascade: the threshold and where it came from, none unless it is a cascade.
+        verdicts: who is in quarantine and who was kept in spite of a holdout.
     """
 
     plan: Plan
@@ -47,6 +49,7 @@ class Content:
     weights: tuple[tuple[float, ...], ...]
     fitted: Fitted | None
     cascade: Cascade | None
+    verdicts: Verdicts
 
 
 def ensemble_record(model: onnx.ModelProto, *, name: str) -> dict[str, Any]:
@@ -95,6 +98,7 @@ def members_of(data: bytes, *, name: str) -> Content:
         scale, made_by = _scale(record), str(record["made_by"])
         fitted = _fitted(record, options, len(plan.classes))
         cascade = cascade_in(record, options)
+        verdicts = verdicts_in(record)
     except EdgeStlError as error:
         raise IntegrityError(str(error)) from None
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
@@ -119,7 +123,7 @@ def members_of(data: bytes, *, name: str) -> Content:
         replace(_member(name, plan, manifest, digest, tensors), kernel=kernel)
         for (manifest, digest, _), kernel in zip(entries, kernels, strict=True)
     ]
-    return Content(plan, options, scale, made_by, tuple(files), weights, fitted, cascade)
+    return Content(plan, options, scale, made_by, tuple(files), weights, fitted, cascade, verdicts)
 
 
 def branch_bytes(file: BranchFile) -> bytes:

@@ -201,6 +201,7 @@ def _integrity(data: bytes, kind: str | None, name: str) -> list[Finding]:
             scale=content.scale,
             fitted=content.fitted,
             cascade=content.cascade,
+            audit=content.verdicts.to_document() if content.verdicts else None,
             made_by=content.made_by,
         )
         if rebuilt != data:

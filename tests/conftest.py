@@ -1,15 +1,21 @@
 """What several rooms' tests share: fabricated branch files, generated images, JSON schemas."""
 
+import getpass
+import hashlib
 import json
 import os
 import re
+import socket
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from edge_stl.errors import EdgeStlError
 
 
 SCHEMAS = Path(__file__).parents[1] / "docs" / "schemas"
@@ -333,3 +339,59 @@ def _is(value: Any, kind: str) -> bool:
     if isinstance(value, bool):
         return kind == "boolean"
     return isinstance(value, _TYPES[kind])
+
+
+# -- nothing leaves a box that its plan does not allow --------------------------------------------
+
+_FILE_NAME = r"(?i)[\w.-]+\.(?:png|jpe?g|webp|bmp|tiff?|gif|csv|toml|u8)\b"
+
+
+def leaks(data: bytes) -> list[str]:
+    """Return what a branch file gives away: paths, file names, host, user, counts under the floor.
+
+    Bytes that are no branch file give nothing: other tests damage files on purpose.
+    """
+    from exporter import names
+    from exporter.manifest import parse_manifest
+    from exporter.read import Unusable, metadata, parse_model
+
+    try:
+        model = parse_model(data)
+        properties = metadata(model)
+        manifest, plan = parse_manifest(properties[names.KEY_MANIFEST])
+    except (Unusable, KeyError, ValueError, EdgeStlError):
+        return []
+    for tensor in model.graph.initializer:
+        tensor.ClearField("raw_data")  # numbers, in which any short word comes up by chance
+    text = str(model)  # protobuf's text form: every string in quotes, whatever its field
+    places = (Path.home(), Path.cwd(), sys.prefix, tempfile.gettempdir())
+    words = {socket.gethostname(), getpass.getuser(), *map(str, places)} - set(plan.classes)
+    patterns = [rf"(?<!\w){re.escape(word)}(?!\w)" for word in words if len(word) > 1]
+    found = [m.group() for p in [*patterns, _FILE_NAME] for m in re.finditer(p, text)]
+    floor, counts = plan.privacy.min_count, manifest.images
+    found += [f"a count of {n}" for n in (*counts.train, *counts.validation) if 0 < n < floor]
+    accuracy = manifest.validation.accuracy
+    if floor and accuracy is not None and round(accuracy, 2) != accuracy:
+        found.append(f"an accuracy of {accuracy}")
+    return found
+
+
+@pytest.fixture(scope="session")
+def leaks_of() -> Callable[[bytes], list[str]]:
+    """As `leaks`."""
+    return leaks
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_branch_file_of_any_test_leaks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Look through every branch file that the tests of this process left."""
+    yield
+    seen: set[bytes] = set()
+    for path in tmp_path_factory.getbasetemp().rglob("*.onnx"):
+        if not path.is_file() or path.is_symlink():
+            continue
+        data = path.read_bytes()
+        digest = hashlib.sha256(data).digest()
+        if digest not in seen:
+            seen.add(digest)
+            assert not leaks(data), f"{path} gives away {leaks(data)}"

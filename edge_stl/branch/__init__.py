@@ -1,11 +1,12 @@
 """One branch in torch: module from the layer list, training loop, calibration."""
 
 from edge_stl.branch._calibrate import fit_temperature as fit_temperature
+from edge_stl.branch._facts import Settings as Settings, Trained as Trained
 from edge_stl.branch._module import (
     build_module as build_module,
     folded_parameters as folded_parameters,
 )
-from edge_stl.branch._trainer import Settings as Settings, Trained as Trained, Trainer as Trainer
+from edge_stl.branch._trainer import Trainer as Trainer
 from edge_stl.branch._whole import (
     branch_modules as branch_modules,
     whole_network as whole_network,

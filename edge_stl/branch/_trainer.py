@@ -7,19 +7,19 @@ image); a checkpoint needs no random state.
 """
 
 import math
-from dataclasses import dataclass, fields, replace
-from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge_stl.bands import Sharpness, bank, sharpness
+from edge_stl.bands import bank, sharpness
 from edge_stl.branch import _augment
 from edge_stl.branch._accumulate import accumulated_logits
 from edge_stl.branch._calibrate import class_mean_log_loss, fit_temperature
+from edge_stl.branch._facts import Settings, Trained
 from edge_stl.branch._module import build_module, folded_parameters
+from edge_stl.branch._optimizer import adamw, batch_size, one_cycle
 from edge_stl.branch._pixels import Pixels
 from edge_stl.branch._split import split_validation
 from edge_stl.branch._whole import first_misfit
@@ -29,56 +29,8 @@ from edge_stl.layers import Analysis
 from edge_stl.plan import Plan
 
 
-_RISE = 0.25
-_START = 1 / 25
-_END = 1e-4
 _EVALUATION_BATCH = 256
 _AT_ONCE = 1 << 22  # values of images as float32: 256 images of 64 px, a dozen of 336 px
-_BATCH_SIZES = ((5_000, 16), (20_000, 32))  # measured on roadside64 and MNIST validation images
-_LARGE_BATCH = 64
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a branch is trained; the plan's ``[training]`` unless a command says otherwise."""
-
-    epochs: int
-    seed: int
-    batch_size: int | None
-    learning_rate: float
-    weight_decay: float
-    label_smoothing: float
-    device: str = "cpu"
-
-    @classmethod
-    def from_plan(cls, plan: Plan, **changes: Any) -> Self:
-        """Return the plan's settings with some of them changed."""
-        names = {f.name for f in fields(cls)} - {"device"}
-        chosen = cls(**{name: getattr(plan.training, name) for name in names})
-        return replace(chosen, **changes)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished branch.
-
-    Attributes:
-        parameters: float32 tensors for the exporter, batch norm folded.
-        train_counts: training images per class ``(K,)``, as published.
-        validation_counts: validation images per class ``(K,)``, as published.
-        temperature: fitted on the validation images.
-        accuracy: on the validation images, 0..1; None when there is none.
-        log_loss: L of the fusion, in nats.
-        sharpness: of all images of the box, before augmentation; None where they are too few.
-    """
-
-    parameters: dict[str, NDArray[np.float32]]
-    train_counts: tuple[int, ...]
-    validation_counts: tuple[int, ...]
-    temperature: float
-    accuracy: float | None
-    log_loss: float
-    sharpness: Sharpness | None = None
 
 
 class Trainer:
@@ -143,9 +95,9 @@ class Trainer:
             module = build_module(self._layers, **self._geometry)
         # torch declares memory_format for tensors only, and takes it for modules
         self._module = module.to(self._device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._optimizer = _optimizer(self._module, settings)
+        self._optimizer = adamw(self._module, settings)
         self._seen_index = torch.from_numpy(self._seen).to(self._device)
-        self.batch_size = settings.batch_size or _batch_size(len(self._train))
+        self.batch_size = settings.batch_size or batch_size(len(self._train))
         self.micro_batch: int | None = None
         self._batches = math.ceil(len(self._train) / self.batch_size)
         self.steps_done = 0
@@ -153,6 +105,7 @@ class Trainer:
         self._epoch = -1
         self._order: list[NDArray[np.int64]] = []
         self._draws: _augment.Draws | None = None
+        self._answers = np.zeros((0, len(plan.classes)), np.float32)
 
     @property
     def _geometry(self) -> dict[str, int]:
@@ -303,6 +256,7 @@ class Trainer:
         for index, values in self._optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": v.detach().cpu() for k, v in values.items()}
         tensors["steps_done"] = torch.tensor(self.steps_done)
+        tensors["answers"] = torch.from_numpy(self._answers)
         # Copies: the parameters move on in place.
         return {
             name: tensor.clone(memory_format=torch.contiguous_format)
@@ -334,11 +288,19 @@ class Trainer:
                 for key, tensor in own.items():
                     if tensor.shape == parameter.shape:
                         own[key] = torch.empty_like(parameter).copy_(tensor)
+            self._answers = self._checked_answers(tensors["answers"])
             self.steps_done = int(tensors["steps_done"])
         except (KeyError, RuntimeError, ValueError) as error:
             if ran_out_of_memory(error):
                 raise
             raise ValueError(f"not a state of this branch: {error}") from None
+
+    def _checked_answers(self, tensor: Tensor) -> NDArray[np.float32]:
+        answers: NDArray[np.float32] = tensor.numpy()
+        most, classes = len(self._validation), len(self.plan.classes)
+        if answers.dtype != np.float32 or answers.shape[1:] != (classes,) or len(answers) > most:
+            raise ValueError(f"answers {answers.dtype} {answers.shape}")
+        return answers
 
     def adopt(self, module: nn.Sequential) -> None:
         """Take over the numbers of a module that was trained elsewhere, and count as finished.
@@ -358,6 +320,7 @@ class Trainer:
             )
         self._module.load_state_dict(tensors)
         self._optimizer.state.clear()  # moments of numbers that are gone
+        self._answers = self._answers[:0]
         self.steps_done = self.steps_total
 
     # -- the finished branch --------------------------------------------------------------------
@@ -378,6 +341,23 @@ class Trainer:
         ]
         return np.concatenate([np.zeros((0, len(self.plan.classes)), np.float32), *parts])
 
+    @property
+    def answered(self) -> tuple[int, int]:
+        """Return how many validation images the finished network has answered, and of how many."""
+        return len(self._answers), len(self._validation)
+
+    def answer_some(self) -> None:
+        """Answer the next few validation images; `state` keeps what was answered.
+
+        On a small board all of them take minutes, and a run may have to stop in between.
+        """
+        at = len(self._answers)
+        # always the same groups: how many images are computed together may change last digits
+        part = self._validation[at : at + self._at_once]
+        self._answers = np.concatenate(
+            [self._answers, self.answers(np.asarray(self._images[part]))]
+        )
+
     def finish(self) -> Trained:
         """Fit the temperature, score the validation images and fold the numbers."""
         floor = self.plan.privacy.min_count
@@ -387,22 +367,20 @@ class Trainer:
         train_counts = tuple(max(int(n), floor) if n else 0 for n in train)
         held_counts = tuple(max(int(n), floor) if n else 0 for n in held)
         labels = self._labels[self._validation]
-        batches = [
-            self.answers(np.asarray(self._images[part]))
-            for part in _chunks(self._validation, self._at_once)
-        ]
-        logits = np.concatenate([np.zeros((0, classes), np.float32), *batches])
+        while self.answered[0] < self.answered[1]:
+            self.answer_some()
+        logits = self._answers
         temperature = fit_temperature(logits, labels, train_counts)
         member = Member(self.branch.name, "", train_counts, temperature, 0.0)
         probabilities = member_probabilities(logits, member)
-        accuracy = float((probabilities.argmax(axis=1) == labels).mean()) if len(labels) else None
+        accuracy = _published_accuracy(probabilities.argmax(axis=1) == labels, floor)
         loss = class_mean_log_loss(probabilities, labels, member.seen)
         return Trained(
             parameters=folded_parameters(self._module, self._layers, **self._geometry),
             train_counts=train_counts,
             validation_counts=held_counts,
             temperature=temperature,
-            accuracy=None if accuracy is None else round(accuracy, 6),
+            accuracy=accuracy,
             log_loss=float(f"{loss:.6g}"),
             sharpness=sharpness(
                 self._images,
@@ -411,30 +389,12 @@ class Trainer:
         )
 
 
-def one_cycle(step: int, total: int) -> float:
-    """Return the learning rate of a step as a share of its peak."""
-    peak = max(1.0, _RISE * total)
-    if step < peak:
-        return _START + (1 - _START) * (1 - math.cos(math.pi * step / peak)) / 2
-    fall = (step - peak) / max(1.0, total - peak)
-    return _END + (1 - _END) * (1 + math.cos(math.pi * fall)) / 2
+def _published_accuracy(right: NDArray[np.bool_], floor: int) -> float | None:
+    """Return the share of right answers, so rounded that it tells no count below the floor.
 
-
-def _batch_size(images: int) -> int:
-    """Return the batch size for a number of training images, where the plan leaves it open."""
-    return next((size for limit, size in _BATCH_SIZES if images <= limit), _LARGE_BATCH)
-
-
-def _optimizer(module: nn.Module, settings: Settings) -> torch.optim.AdamW:
-    """Return AdamW; only weights decay, not biases and batch norm."""
-    decayed = [p for p in module.parameters() if p.ndim > 1]
-    free = [p for p in module.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
-
-
-def _chunks(index: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-    return [index[i : i + size] for i in range(0, len(index), size)]
+    0.428571 is three of seven. With a floor, fewer images than that give no accuracy, and more
+    give whole percents.
+    """
+    if not len(right) or len(right) < floor:
+        return None
+    return round(float(right.mean()), 2 if floor else 6)

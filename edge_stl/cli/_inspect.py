@@ -76,6 +76,10 @@ def inspect(file: ModelFile, json: opt.Json = False) -> None:
         chosen = f", chosen on {kept['images']} holdout images" if kept["images"] else ""
         print_stages(kept["stages"])
         print_line(f"a cascade with confidence threshold {kept['threshold']:g}{chosen}")
+    for what, rows in (document.get("audit") or {}).items():
+        said = "in quarantine" if what == "quarantined" else "kept in spite of a holdout"
+        for row in rows:
+            print_line(f"{said}: {row['box']}: {row['reason']}")
     if document.get("holdout"):
         biases = zip(document["classes"], document["holdout"]["bias"], strict=True)
         print_line(

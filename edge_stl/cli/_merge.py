@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from edge_stl.cli import _options as opt
+from edge_stl.cli._audit import audit_document, print_audit
 from edge_stl.cli._cascade import cascade_document, cascade_options, print_cascade
 from edge_stl.cli._holdout import holdout_document, print_holdout
 from edge_stl.cli._output import ProgressReporter, print_json, print_line, print_table
@@ -74,8 +75,17 @@ def merge(
         Path | None,
         typer.Option(
             metavar="IMAGES",
-            help="Labelled images that no box trained on, for --weights fitted and for the "
-            "threshold of --cascade: a folder of class folders, or one with labels.csv.",
+            help="Labelled images that no box trained on: boxes that they speak against are left "
+            "out; also for --weights fitted and the threshold of --cascade. A folder of class "
+            "folders, or one with labels.csv.",
+            show_default=False,
+        ),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="BOX",
+            help="Let this box answer whatever --holdout says; that is recorded. May be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -158,6 +168,7 @@ def merge(
         how: dict[str, Any] = {
             "skip_refused": skip_refused,
             "holdout": holdout,
+            "keep": keep or [],
             "progress": lambda done, total: reporter.advance("running the branches", done, total),
         }
         if remove or add:
@@ -197,6 +208,7 @@ def merge(
                 ],
                 "warnings": list(merged.warnings),
                 "holdout": holdout_document(merged.holdout),
+                "audit": audit_document(merged.audit),
                 "cascade": cascade_document(merged),
                 "cameras": [
                     asdict(camera) | {"warning": camera.warning} for camera in merged.cameras
@@ -205,22 +217,29 @@ def merge(
         )
         return
     if not quiet:
-        _print_rows(rows)
-        if merged.holdout is not None:
-            print_holdout(merged.holdout)
-        print_cascade(merged, holdout_told=merged.holdout is not None)
-        for refusal in merged.refused:
-            typer.echo(f"refused: {refusal}", err=True)
-        if merged.left_out:
-            gone = ", ".join(f.manifest.id for f in merged.left_out)
-            typer.echo(
-                f"left out: {len(merged.left_out)} branch files whose bands do not exist at "
-                f"{merged.options.resolution} px: {gone}",
-                err=True,
-            )
-        for warning in merged.warnings:
-            typer.echo(f"warning: {warning}", err=True)
+        _tell(merged, rows)
     print_line(f"{out}  sha256 {merged.sha256}")
+
+
+def _tell(merged: Any, rows: list[dict[str, Any]]) -> None:
+    """Print the table and what a holdout taught to stdout, what a person must know to stderr."""
+    _print_rows(rows)
+    if merged.holdout is not None:
+        print_holdout(merged.holdout)
+    if merged.audit is not None:
+        print_audit(merged.audit)
+    print_cascade(merged, holdout_told=merged.holdout is not None)
+    for refusal in merged.refused:
+        typer.echo(f"refused: {refusal}", err=True)
+    if merged.left_out:
+        gone = ", ".join(f.manifest.id for f in merged.left_out)
+        typer.echo(
+            f"left out: {len(merged.left_out)} branch files whose bands do not exist at "
+            f"{merged.options.resolution} px: {gone}",
+            err=True,
+        )
+    for warning in merged.warnings:
+        typer.echo(f"warning: {warning}", err=True)
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:

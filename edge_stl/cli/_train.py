@@ -204,7 +204,7 @@ def train(
         budget=budget,
     )
     os.nice(nice)
-    with StopRequest() as stop, ProgressReporter(quiet=quiet or json) as reporter:
+    with StopRequest(at_once=True) as stop, ProgressReporter(quiet=quiet or json) as reporter:
         files = run_job(job, reporter=reporter, should_stop=stop)
     if json:
         print_json({"files": [asdict(f) for f in files]})

@@ -24,26 +24,40 @@ _NO_FOLDER_SYNC = {
 }  # fmt: skip
 
 
-def write_durably(path: Path, data: bytes, *, mode: int = 0o644, keep: Path | None = None) -> None:
+def write_durably(
+    path: Path,
+    data: bytes,
+    *,
+    mode: int = 0o644,
+    keep: Path | None = None,
+    read_back: bool = True,
+) -> None:
     """Write a file so that after a crash there is the old content or the new, never a mixture.
 
     Written beside its place, flushed to the disk, renamed over the old file, and the folder
     flushed, so that the rename itself survives. After an error the half-written file is removed
     and never tried again: a failed flush may have dropped its bytes and forgotten that it did.
 
+    Before it takes its name it is read again, from the device where the system allows that: sticks
+    and cards exist that take every byte and keep few of them. The old file stays until then.
+
     Args:
         path: where to; its folder exists.
         data: the content.
         mode: permission bits of a new file, before the umask.
         keep: the file that is there now becomes this one.
+        read_back: False for what carries a digest of its own and is written again and again.
 
     Raises:
-        ResourceError: the disk is full or fails, the folder is missing or not writable.
+        ResourceError: the disk is full, fails or gives other bytes back, the folder is missing or
+            not writable.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         _remove_leftovers(path)
         _write_new(temporary, data, mode)
+        if read_back:
+            _read_back(temporary, data, path)
         if keep is not None:
             os.replace(path, keep)  # noqa: PTH105  (Path.replace hides that it is the atomic one)
         os.replace(temporary, path)  # noqa: PTH105
@@ -55,7 +69,7 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o644, keep: Path | No
             f"{path}: cannot be written ({_reason(error)}); expected a writable folder with "
             f"{len(data)} bytes free. Make the folder, free space or choose another place"
         ) from None
-    except BaseException:  # Ctrl-C in the middle
+    except BaseException:  # Ctrl-C in the middle, or bytes that are not there
         with suppress(OSError):
             os.unlink(temporary)  # noqa: PTH108
         raise
@@ -230,6 +244,31 @@ def _write_all(descriptor: int, data: bytes) -> None:
     left = memoryview(data)
     while left:
         left = left[os.write(descriptor, left[:_BLOCK]) :]
+
+
+def _read_back(temporary: Path, data: bytes, path: Path) -> None:
+    if not _holds(temporary, data):
+        raise ResourceError(
+            f"{path}: did not read back as it was written; expected the same {len(data)} bytes. "
+            "The disk, stick or card is failing or smaller than it says: use another"
+        )
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    """Say whether a file that was flushed has these bytes, by the device where possible."""
+    descriptor = os.open(path, os.O_RDONLY | _PRIVATE)
+    try:
+        if hasattr(os, "posix_fadvise"):
+            # Drops what the page cache holds of it, so that the bytes come from the device.
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        left = memoryview(data)
+        while left and (block := os.read(descriptor, min(len(left), _BLOCK))):
+            if left[: len(block)] != block:
+                return False
+            left = left[len(block) :]
+        return not left and not os.read(descriptor, 1)
+    finally:
+        os.close(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:

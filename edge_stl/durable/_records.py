@@ -59,7 +59,7 @@ def write_record(path: Path, body: bytes, *, mode: int = 0o600) -> None:
     header = _HEADER.format(hashlib.sha256(body).hexdigest(), len(body)).encode()
     # A damaged file must not take the place of a whole one: not even until the next rename.
     keep = previous_of(path) if _proved(path) is not None else None
-    write_durably(path, header + body, mode=mode, keep=keep)
+    write_durably(path, header + body, mode=mode, keep=keep, read_back=False)
 
 
 def read_record(path: Path) -> Record:

@@ -213,15 +213,6 @@ def test_a_damaged_checkpoint_is_no_checkpoint(job: Job, uninterrupted: Whole):
     assert files_of(job.out) == uninterrupted[1]
 
 
-def test_resuming_with_other_threads_is_said(job: Job):
-    told = Told(stop_at=2)
-    with pytest.raises(Interrupted, match="stopped in branch a1"):
-        run_job(job, reporter=told, should_stop=told.stop)
-    went_on = Told()
-    run_job(replace(job, threads=2), reporter=went_on)
-    assert any("resumed with 2 threads after 1" in note for note in went_on.notes)
-
-
 # -- one agent, one folder ----------------------------------------------------------------------
 
 
@@ -322,6 +313,7 @@ def test_published_counts_keep_the_plans_floor(job: Job):
     manifest = branch_from_bytes(Path(row.file).read_bytes(), name="f").manifest
     assert manifest.images.train == (50, 50, 50)
     assert manifest.images.validation == (50, 50, 50)
+    assert manifest.validation.accuracy is None, "a share of six images tells how many were right"
 
 
 def test_a_job_leaves_the_arithmetic_of_the_process_as_it_was(job: Job):

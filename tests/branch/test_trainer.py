@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from edge_stl.branch import Settings, Trained, Trainer
-from edge_stl.branch._trainer import _batch_size, one_cycle
+from edge_stl.branch._optimizer import batch_size, one_cycle
 from edge_stl.errors import CheckError, DataError
 from edge_stl.plan import Plan, new_plan, plan_from_document
 from edge_stl.testing import assert_parity
@@ -321,7 +321,7 @@ def test_settings_are_the_plan_s_unless_changed():
     [(2, 16), (5_000, 16), (5_001, 32), (20_000, 32), (20_001, 64), (10**6, 64)],
 )
 def test_where_the_plan_leaves_it_open_small_sets_get_small_batches(images: int, size: int):
-    assert _batch_size(images) == size
+    assert batch_size(images) == size
 
 
 def test_the_batch_size_is_the_plan_s_where_it_has_one():

@@ -221,7 +221,6 @@ def test_a_holdout_serves_weights_and_threshold_at_once(desk: Desk):
 
 REFUSED: list[tuple[Options, bool, str]] = [
     (CHOSEN, False, r"--cascade: nothing says .* expected --holdout IMAGES.*--threshold X"),
-    (GIVEN, True, r"--holdout: the rule reliability and a named --threshold need no images"),
     (Options(threshold=0.5, cascade_loss=0.1), True, r"--threshold and --cascade-loss: .*one of"),
     (Options(threshold=1.5), False, r"--threshold 1\.5: is no share; expected .* 0 to 1"),
     (Options(threshold=float("nan")), False, r"--threshold nan: is no share"),

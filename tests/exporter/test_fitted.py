@@ -1,8 +1,4 @@
-"""Weights fitted on a holdout: in the graph, honest about what they bought, gone with the holdout.
-
-The branches here know something without any training: the first layer weighs an image by where the
-bar of every class stands, right, turned round, or at random.
-"""
+"""Weights fitted on a holdout: in the graph, honest about what they bought, gone with it."""
 
 import csv
 import json
@@ -21,15 +17,13 @@ from PIL import Image
 
 from edge_stl.errors import CheckError, DataError, IntegrityError, UsageError
 from edge_stl.fusion import fuse, largest_change, reliability_weights
-from edge_stl.plan import Plan, new_plan, plan_from_document
 from edge_stl.predict import Ensemble, evaluate
 from edge_stl.testing import assert_parity
 from exporter import fitting as fitting_room, merge as merge_room, names
 from exporter._session import run
-from exporter.branch import build_branch, export_branch
 from exporter.ensemble import Fitted, build_ensemble
 from exporter.inspect import inspect_path
-from exporter.manifest import sha256, vector_input
+from exporter.manifest import sha256
 from exporter.merge import Merged, change_ensemble, merge_paths
 from exporter.options import Options
 from exporter.prove import branch_logits
@@ -38,16 +32,9 @@ from exporter.verify import check_path
 
 
 CLASSES = ["bus", "car", "van"]
+KEEP = ("wrong",)  # the audit would leave it out, and there would be nothing to fit away
 FITTED = Options(weights="fitted")
-PRIOR = {"bus": 0.5, "car": 0.2, "van": 0.3}
 ROOT = Path(__file__).parents[2]
-
-
-def plan_of() -> Plan:
-    plan = new_plan(
-        classes=CLASSES, resolution=16, channels=1, levels=1, branches="single", network="mlp-s"
-    )
-    return plan_from_document(plan.to_document() | {"fusion": {"prior": PRIOR}}, where="test")
 
 
 class Desk(NamedTuple):
@@ -61,88 +48,33 @@ class Desk(NamedTuple):
         return [p for box, paths in self.files.items() if box not in without for p in paths]
 
 
-def photos(folder: Path, *, count: int, seed: int, name: str = "{:03}.png") -> Path:
-    """Write class folders: class c is a bar at its own place that hardly shows in the noise."""
-    rng = np.random.default_rng(seed)
-    for c, label in enumerate(CLASSES):
-        (folder / label).mkdir(parents=True)
-        for i in range(count):
-            pixels = rng.integers(0, 200, (16, 16))
-            pixels[:, 5 * c : 5 * c + 5] += 12
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / label / name.format(i))
-    return folder
-
-
-def places() -> NDArray[np.float64]:
-    """Return where ``cA1`` of every class is brighter, ``(K, 64)``."""
-    full = np.zeros((len(CLASSES), 16, 16))
-    for c in range(len(CLASSES)):
-        full[c, :, 5 * c : 5 * c + 5] = 1
-    return full.reshape(len(CLASSES), 8, 2, 8, 2).mean(axis=(2, 4)).reshape(len(CLASSES), 64)
-
-
-@pytest.fixture(scope="module")
-def write(
-    manifest_for: Callable[..., Any],
-) -> Callable[..., Path]:
-    """Write a branch file of a box that is right, turned round, or knows nothing."""
-    plan = plan_of()
-
-    def one(path: Path, box: str, skill: str, *, seed: int, **facts: Any) -> Path:
-        known = {"right": 1.0, "wrong": -1.0, "random": 0.0}[skill] * places()
-        noise = 0.5 * np.random.default_rng(seed).normal(size=known.shape)
-        noise -= noise.mean(axis=1, keepdims=True)  # no class is preferred whatever the image
-        first = np.zeros((64, 64))
-        first[:3] = 4 * (known + noise)
-        last = np.zeros((3, 64))
-        last[:, :3] = np.eye(3)
-        parameters = {
-            "0.scale": np.ones((1, 1, 1)),
-            "0.shift": np.zeros((1, 1, 1)),
-            "2.weight": first,
-            "2.bias": np.full(64, 100.0),  # keeps the rectifiers open
-            "5.weight": np.eye(64),
-            "5.bias": np.zeros(64),
-            "8.weight": last,
-            "8.bias": np.zeros(3),
-        }
-        parameters = {k: np.asarray(v, np.float32) for k, v in parameters.items()}
-        facts = {"box": box, "resolution": 16, **facts}
-        draft = build_branch(manifest_for(plan, "ca1", **facts), plan, parameters)
-        (logits,) = run(draft, {"bands": vector_input(5, channels=1, size=8)})
-        manifest = manifest_for(plan, "ca1", logits=logits, **facts)
-        path.write_bytes(export_branch(manifest, plan, parameters))
-        return path
-
-    return one
-
-
 @pytest.fixture(scope="module")
 def desk(
-    write: Callable[..., Path],
+    bar_box: Callable[..., Path],
+    bar_photos: Callable[..., Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Desk:
     """Two good boxes, one that guesses, one that is wrong, one of a single class; all claim L."""
     folder = tmp_path_factory.mktemp("desk")
     skills = {"good0": "right", "good1": "right", "guess": "random", "wrong": "wrong"}
     files = {
-        box: [write(folder / f"ca1.{box}.onnx", box, skill, seed=20 + i)]
+        box: [bar_box(folder / f"ca1.{box}.onnx", box, skill, seed=20 + i)]
         for i, (box, skill) in enumerate(skills.items())
     }
     counts = (0, 9, 0)
     files["lone"] = [
-        write(folder / "ca1.lone.onnx", "lone", "right", seed=30, counts=counts, loss=0.0)
+        bar_box(folder / "ca1.lone.onnx", "lone", "right", seed=30, counts=counts, loss=0.0)
     ]
     return Desk(
         files,
-        photos(folder / "holdout", count=40, seed=1),
-        photos(folder / "test", count=60, seed=2),
+        bar_photos(folder / "holdout", count=40, seed=1),
+        bar_photos(folder / "test", count=60, seed=2),
     )
 
 
 @pytest.fixture(scope="module")
 def merged(desk: Desk) -> Merged:
-    return merge_paths(desk.paths(), options=FITTED, holdout=desk.holdout)
+    return merge_paths(desk.paths(), options=FITTED, holdout=desk.holdout, keep=KEEP)
 
 
 def weight_of(merged: Merged, box: str) -> float:
@@ -162,7 +94,10 @@ def initializers(model: bytes) -> dict[str, NDArray[Any]]:
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])
 def test_the_graph_is_the_oracle_with_its_biases(layout: Any, desk: Desk):
     merged = merge_paths(
-        desk.paths(), options=Options(weights="fitted", layout=layout), holdout=desk.holdout
+        desk.paths(),
+        options=Options(weights="fitted", layout=layout),
+        holdout=desk.holdout,
+        keep=KEEP,
     )
     assert merged.fitted is not None
     assert max(map(abs, merged.fitted.bias)) > 0.01
@@ -171,7 +106,7 @@ def test_the_graph_is_the_oracle_with_its_biases(layout: Any, desk: Desk):
         [branch_logits(f, images) for f in merged.files],
         [f.manifest.member() for f in merged.files],
         merged.weights,
-        prior=np.array(list(PRIOR.values())),
+        prior=np.array([0.5, 0.2, 0.3]),
         bias=np.array(merged.fitted.bias),
         scale=merged.scale,
     )
@@ -190,7 +125,7 @@ def test_a_bias_that_the_formula_does_not_have_is_never_handed_out(
 
     monkeypatch.setattr(merge_room, "build_ensemble", forgetful)
     with pytest.raises(CheckError, match=r"graph and the formulas differ by .*please report it"):
-        merge_paths(desk.paths(), options=FITTED, holdout=desk.holdout)
+        merge_paths(desk.paths(), options=FITTED, holdout=desk.holdout, keep=KEEP)
 
 
 def test_weights_and_biases_are_named_numbers_in_the_file(merged: Merged):
@@ -321,7 +256,7 @@ def test_a_class_without_a_holdout_image_keeps_its_bias_of_0_and_is_named(
 ):
     shutil.copytree(desk.holdout, tmp_path / "h")
     shutil.rmtree(tmp_path / "h" / "car")
-    merged = merge_paths(desk.paths(), options=FITTED, holdout=tmp_path / "h")
+    merged = merge_paths(desk.paths(), options=FITTED, holdout=tmp_path / "h", keep=KEEP)
     assert merged.fitted is not None
     assert merged.holdout is not None
     assert merged.holdout.classes_without_images == ("car",)
@@ -334,7 +269,7 @@ def test_unreadable_and_small_images_are_counted_and_left_out(desk: Desk, tmp_pa
     shutil.copytree(desk.holdout, tmp_path / "h")
     (tmp_path / "h" / "bus" / "bad.png").write_bytes(b"no picture")
     Image.new("L", (4, 4)).save(tmp_path / "h" / "bus" / "tiny.png")
-    merged = merge_paths(desk.paths(), options=FITTED, holdout=tmp_path / "h")
+    merged = merge_paths(desk.paths(), options=FITTED, holdout=tmp_path / "h", keep=KEEP)
     assert merged.holdout is not None
     assert merged.holdout.images == 120
     assert sum(merged.holdout.left_out.values()) == 2
@@ -360,16 +295,16 @@ def test_order_of_files_names_of_images_and_labels_csv_change_no_byte(
     with (folder / "labels.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("file_name", "label"), *rows])
     paths = [desk.paths()[i] for i in rng.permutation(len(desk.paths()))]
-    again = merge_paths(paths, options=FITTED, holdout=folder)
+    again = merge_paths(paths, options=FITTED, holdout=folder, keep=KEEP)
     assert again.sha256 == merged.sha256
     assert again.holdout == merged.holdout
 
 
 def test_an_ensemble_keeps_the_number_of_images_and_nothing_else_of_the_holdout(
-    desk: Desk, tmp_path: Path
+    desk: Desk, bar_photos: Callable[..., Path], tmp_path: Path
 ):
-    folder = photos(tmp_path / "secret-yard", count=8, seed=7, name="zitronenfalter-{:03}.png")
-    model = merge_paths(desk.paths(), options=FITTED, holdout=folder).model
+    folder = bar_photos(tmp_path / "secret-yard", count=8, seed=7, name="zitronenfalter-{:03}.png")
+    model = merge_paths(desk.paths(), options=FITTED, holdout=folder, keep=KEEP).model
     for trace in (b"secret", b"zitronenfalter", b"png", str(tmp_path).encode()):
         assert trace not in model
     (prop,) = [
@@ -406,7 +341,9 @@ def test_removing_a_box_needs_the_holdout_again_or_weights_that_need_none(
     assert again.model == merge_paths(rest, options=FITTED, holdout=desk.holdout).model
     free = change_ensemble(merged.model, name="e", remove=["wrong"], options=Options())
     assert free.model == merge_paths(rest, options=Options()).model
-    back = change_ensemble(again.model, name="e", add=desk.files["wrong"], holdout=desk.holdout)
+    back = change_ensemble(
+        again.model, name="e", add=desk.files["wrong"], holdout=desk.holdout, keep=KEEP
+    )
     assert back.model == merged.model
 
 
@@ -416,8 +353,6 @@ def test_removing_a_box_needs_the_holdout_again_or_weights_that_need_none(
 def test_fitted_weights_and_a_holdout_come_together(desk: Desk):
     with pytest.raises(UsageError, match=r"--weights fitted: .*expected --holdout IMAGES"):
         merge_paths(desk.paths(), options=FITTED)
-    with pytest.raises(UsageError, match=r"--holdout: the rule uniform .*--weights fitted"):
-        merge_paths(desk.paths(), options=Options(weights="uniform"), holdout=desk.holdout)
 
 
 @pytest.mark.parametrize(
@@ -479,7 +414,8 @@ def test_fitting_never_loads_torch(desk: Desk):
         "from exporter.merge import merge_paths\n"
         "*files, holdout = map(Path, sys.argv[1:])\n"
         "assert 'scipy' not in sys.modules\n"
-        "m = merge_paths(files, options=Options(weights='fitted'), holdout=holdout)\n"
+        "o = Options(weights='fitted')\n"
+        "m = merge_paths(files, options=o, holdout=holdout, keep=['wrong'])\n"
         "print(m.sha256, *sorted({'torch', 'scipy'} & set(sys.modules)))\n"
     )
     ran = subprocess.run(
@@ -493,5 +429,5 @@ def test_fitting_never_loads_torch(desk: Desk):
     assert ran.returncode == 0, ran.stderr
     digest, *loaded = ran.stdout.split()
     assert loaded == ["scipy"]
-    merged = merge_paths(desk.paths(), options=FITTED, holdout=desk.holdout)
+    merged = merge_paths(desk.paths(), options=FITTED, holdout=desk.holdout, keep=KEEP)
     assert digest == merged.sha256 == sha256(merged.model)

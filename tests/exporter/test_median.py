@@ -145,11 +145,6 @@ def test_weights_beside_a_median_are_refused(weights: str, fleet: list[Path]):
         merge_paths(fleet, options=Options(weights=weights, robust="median"))
 
 
-def test_a_holdout_beside_a_median_is_refused(fleet: list[Path], tmp_path: Path):
-    with pytest.raises(UsageError, match="--robust median weighs nothing and needs no images"):
-        merge_paths(fleet, options=MEDIAN, holdout=tmp_path)
-
-
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -32,7 +32,7 @@ DOORS = {
     "device_agent.doctor": "Check default_work_root examine worst",
 }
 
-SIDE_DOORS = {"edge_stl.fusion": {"crossfit", "fitted", "threshold"}}
+SIDE_DOORS = {"edge_stl.fusion": {"audit", "crossfit", "fitted", "threshold"}}
 """Modules that need an extra or a holdout: imported by name, and in the room once somebody did."""
 
 
