@@ -125,7 +125,7 @@ class Watch:
         self._reporter = reporter
         self._heat = heat or Heat(celsius=budget.celsius, root=budget.root)
         self._looked = -math.inf
-        self._entered = 0.0
+        self._entered: float | None = None
         self._lead = 0.0
 
     def __call__(self) -> bool:
@@ -152,9 +152,9 @@ class Watch:
 
     def stepped(self) -> None:
         """Note that a step is done: so long it takes at most to get to one."""
-        if self._entered:
+        if self._entered is not None:
             self._lead = time.monotonic() - self._entered
-            self._entered = 0.0
+            self._entered = None
 
     def between_steps(self, branch: str, save: Callable[[], object]) -> None:
         """Pause while the machine is too hot.

@@ -54,19 +54,24 @@ def refuse_full_disk(job: Job, branches: Sequence[Branch], *, images: int = 0) -
 
 
 def _refuse(folder: Path, place: Path, needed: float, option: str) -> None:
-    told = os.statvfs(place)
-    free = told.f_bavail * told.f_frsize
+    free, files = _room(place)
     if free < needed:
         raise ResourceError(
             f"{folder}: {free / 1e6:.1f} MB are free; expected {needed / 1e6:.1f} MB for "
             f"checkpoints and branch files. Free space or choose another {option}"
         )
-    # A file system that makes room for files as it goes, like btrfs, counts none at all.
-    if told.f_files and told.f_favail < _FILES:
+    if files is not None and files < _FILES:
         raise ResourceError(
-            f"{folder}: {told.f_favail} more files fit on its disk; expected {_FILES}. Remove "
+            f"{folder}: {files} more files fit on its disk; expected {_FILES}. Remove "
             f"files or choose another {option}"
         )
+
+
+def _room(place: Path) -> tuple[int, int | None]:
+    """Return the bytes and the files that still fit on the disk of a folder."""
+    told = os.statvfs(place)
+    # A file system that makes room for files as it goes, like btrfs, counts none at all.
+    return told.f_bavail * told.f_frsize, told.f_favail if told.f_files else None
 
 
 def _parameters(plan: Plan, branch: Branch) -> int:
