@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from device_agent._budget import Budget
+from edge_stl.images import LeftOutFiles
 from edge_stl.plan import Plan
 
 
@@ -52,6 +53,16 @@ class JobFile:
     peak_rss_mb: float
     resumed: bool
     left_out: dict[str, int] = field(default_factory=dict)
+
+
+class JobFiles(list[JobFile]):
+    """The rows of a run, and what stays on the box beside them.
+
+    Attributes:
+        left_out_files: The files that ``left_out`` counts; never in a branch file.
+    """
+
+    left_out_files = LeftOutFiles()
 
 
 @dataclass(frozen=True)

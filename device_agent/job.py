@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from device_agent._budget import Watch
 from device_agent._one_branch import train_one
 from device_agent._preflight import checkpoint_bytes, refuse_full_disk
-from device_agent._types import Job, JobFile, Reporter, Silent
+from device_agent._types import Job, JobFile, JobFiles, Reporter, Silent
 from device_agent.cache import ImageCache, build_cache
 from device_agent.work import WorkFolder
 from edge_stl.durable import make_folder
@@ -23,12 +23,12 @@ from edge_stl.images import scan
 from edge_stl.plan import Branch, Plan, nearest, networks
 
 
-__all__ = ["Job", "JobFile", "Reporter", "Silent", "run_job", "usable_cores"]
+__all__ = ["Job", "JobFile", "JobFiles", "Reporter", "Silent", "run_job", "usable_cores"]
 
 
 def run_job(
     job: Job, *, reporter: Reporter | None = None, should_stop: Callable[[], bool] = lambda: False
-) -> list[JobFile]:
+) -> JobFiles:
     """Scan, decode, train, export; resumes by itself.
 
     Args:
@@ -37,7 +37,7 @@ def run_job(
         should_stop: asked after every image and training step.
 
     Returns:
-        one row per branch file written.
+        one row per branch file written, with the files that were left out.
 
     Raises:
         DataError: the images cannot be used.
@@ -55,7 +55,7 @@ def run_job(
         raise watch.told(stopped) from None
 
 
-def _run(job: Job, reporter: Reporter, watch: Watch) -> list[JobFile]:
+def _run(job: Job, reporter: Reporter, watch: Watch) -> JobFiles:
     plan = job.plan
     if job.branch not in ("auto", "all", *(b.name for b in plan.branches)):
         choices = ["auto", "all", *(b.name for b in plan.branches)]
@@ -83,11 +83,12 @@ def _run(job: Job, reporter: Reporter, watch: Watch) -> list[JobFile]:
         branches = _chosen(job, cache)
         refuse_full_disk(job, branches)
         with cache.pixels, _torch_settings(job.threads):
-            rows = []
+            rows = JobFiles()
             for branch in branches:
                 watch.enter(branch.name)
                 rows.append(train_one(job, branch, cache, images.digest, work, reporter, watch))
-            return rows
+        rows.left_out_files = cache.left_out_files
+        return rows
 
 
 @contextmanager
@@ -120,7 +121,7 @@ def _need_torch() -> None:
 def _tell_left_out(cache: ImageCache, reporter: Reporter) -> None:
     if cache.left_out:
         counts = ", ".join(f"{n} {reason}" for reason, n in sorted(cache.left_out.items()))
-        reporter.note(f"{len(cache.names)} images used; left out: {counts}")
+        reporter.note(f"{len(cache.names)} images used; left out: {counts} (--json names them)")
 
 
 def _asked_for(job: Job) -> tuple[Branch, ...]:

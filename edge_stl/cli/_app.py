@@ -1,9 +1,12 @@
 """All verbs in one command; every error is one line and a documented exit code."""
 
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import typer
 
@@ -81,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        code = app(args=arguments, prog_name="edge-stl", standalone_mode=False)
+        with _termination_as_interrupt():
+            code = app(args=arguments, prog_name="edge-stl", standalone_mode=False)
         if code == _TYPER_INTERRUPTED:
             raise KeyboardInterrupt  # noqa: TRY301
         sys.stdout.flush()
@@ -96,6 +100,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, debug=debug)
     except Exception as error:  # noqa: BLE001  (the last door: a person gets a line, not a traceback)
         return _fail(_known(error), debug=debug)
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does, so that it too is answered by a line and exit code 30.
+
+    `train` takes both over once it has something to save.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what signals do
+        return
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        # None: not set by Python, and nothing that Python could set again
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _known(error: Exception) -> EdgeStlError:

@@ -182,6 +182,7 @@ def train(
     from device_agent.job import Job, run_job, usable_cores
     from device_agent.stop import StopRequest
     from device_agent.work import refuse_nesting, resolve_work
+    from edge_stl.images import as_utf_8
     from edge_stl.plan import read_plan
 
     budget = _budget(time_budget, max_memory, max_celsius)
@@ -207,7 +208,10 @@ def train(
     with StopRequest(at_once=True) as stop, ProgressReporter(quiet=quiet or json) as reporter:
         files = run_job(job, reporter=reporter, should_stop=stop)
     if json:
-        print_json({"files": [asdict(f) for f in files]})
+        left_out = [
+            {"file": as_utf_8(name), "reason": reason} for name, reason in files.left_out_files
+        ]
+        print_json({"files": [asdict(f) for f in files], "left_out_files": left_out})
         return
     print_table(
         "",

@@ -12,6 +12,7 @@ from edge_stl.durable._files import (
     publish,
     publish_folder,
     remove,
+    remove_leftovers,
     write_durably,
 )
 from edge_stl.durable._records import (
@@ -33,6 +34,7 @@ __all__ = [
     "publish_folder",
     "read_record",
     "remove",
+    "remove_leftovers",
     "write_durably",
     "write_record",
 ]
