@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from device_agent._budget import Budget
 from edge_stl.images import LeftOutFiles
 from edge_stl.plan import Plan
 
@@ -78,6 +79,7 @@ class Job:
         settings: changes to the plan's training settings, like ``{"epochs": 3}``.
         threads: threads of torch.
         fresh: forget what an earlier run left.
+        budget: what it may use.
     """
 
     plan: Plan
@@ -89,3 +91,4 @@ class Job:
     settings: dict[str, object] = field(default_factory=dict)
     threads: int = 1
     fresh: bool = False
+    budget: Budget = field(default_factory=Budget)

@@ -12,7 +12,14 @@ import typer
 
 from edge_stl import __version__
 from edge_stl.cli import _demo, _doctor, _inspect, _merge, _plan, _predict, _simulate, _train
-from edge_stl.errors import EdgeStlError, Interrupted, UsageError
+from edge_stl.errors import (
+    OUT_OF_MEMORY,
+    EdgeStlError,
+    Interrupted,
+    ResourceError,
+    UsageError,
+    ran_out_of_memory,
+)
 
 
 _HELP = """Train image classifiers on edge boxes without moving an image or a gradient.
@@ -124,10 +131,8 @@ def _known(error: Exception) -> EdgeStlError:
         return UsageError(f"{error.format_message()} See --help")
     if type(error).__name__ == "Abort":
         return Interrupted("stopped; the same command starts again")
-    if isinstance(error, MemoryError):
-        from edge_stl.errors import ResourceError
-
-        return ResourceError("out of memory; close other programs or use smaller images")
+    if ran_out_of_memory(error):
+        return ResourceError(OUT_OF_MEMORY)
     text = str(error).strip().splitlines()
     first = text[0] if text else "no message"
     return EdgeStlError(
@@ -141,8 +146,3 @@ def _fail(error: EdgeStlError, *, debug: bool) -> int:
     line = " ".join(str(error).splitlines())
     print(f"edge-stl: {line}", file=sys.stderr)
     return error.exit_code
-
-
-def console() -> None:
-    """Entry point of the installed command."""
-    sys.exit(main())
