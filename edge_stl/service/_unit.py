@@ -4,6 +4,7 @@ Quoting follows systemd.syntax(7) and systemd.exec(5): words in double quotes wi
 doubled, since it begins a specifier, and in commands ``$`` doubled, since it begins a variable.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ def unit_text(unit: Unit, *, python: str = sys.executable) -> str:
     """
     program = Path(__file__).parents[2]
     places = [*unit.reads, *unit.writes, Path(python), Path(sys.prefix), program]
+    for place in places:
+        _plain(str(place))
     home = any(_below(place, _HOMES) for place in places)
     temporary = any(_below(place, _TEMPORARY) for place in places)
     command = " ".join([_word(python), *map(_argument, ["-m", "edge_stl", *unit.arguments])])
@@ -158,4 +161,4 @@ def _plain(text: str) -> str:
 
 def _below(path: Path, roots: Sequence[str]) -> bool:
     # Both as it is written and where links lead: a home is often a link to another disk.
-    return any(place.is_relative_to(root) for place in (path, path.resolve()) for root in roots)
+    return any(place.is_relative_to(root) for place in (path, Path(os.path.realpath(path))) for root in roots)
