@@ -15,9 +15,14 @@ _NONE: Identities = np.zeros(0, np.uint64)
 
 
 class Looks:
-    """Compares looks with each other; clocks of cameras and cards are not asked."""
+    """Compares looks with each other; clocks of cameras and cards are not asked.
 
-    def __init__(self) -> None:
+    Args:
+        check_every: seconds between two looks; shorter than `SETTLE`, it takes its place.
+    """
+
+    def __init__(self, check_every: float) -> None:
+        self.settle = min(SETTLE, check_every)
         self._base: tuple[float, Identities] | None = None
 
     def settled(self, now: float, images: Identities) -> Identities | None:
@@ -28,20 +33,16 @@ class Looks:
             images: what it saw.
 
         Returns:
-            sorted; None where there is no earlier look, or it is less than `SETTLE` ago.
+            sorted; None where there is no earlier look, or it is less than ``settle`` ago.
         """
         base = self._base
         if base is None:
             self._base = (now, images)
             return None
-        if now - base[0] < SETTLE:
+        if now - base[0] < self.settle:
             return None
         self._base = (now, images)
         return np.intersect1d(base[1], images, assume_unique=True)
-
-    def wait(self, check_every: float) -> float:
-        """Return the seconds to wait where `settled` could not say: `SETTLE` is enough."""
-        return min(SETTLE, check_every) if self._base is not None else check_every
 
 
 class Ledger:

@@ -90,7 +90,7 @@ class Watch:
             raise plan or UsageError(f"{settings.plan_file}: is empty; expected a plan")
         self._plan_error = False
         self._place = Place(settings, plan, box=settings.box)
-        self._looks = Looks()
+        self._looks = Looks(settings.check_every)
         self._run: AgentRun | None = None
         self._next_look = self._next_plan = -math.inf
         self._not_before = -math.inf
@@ -144,7 +144,7 @@ class Watch:
         self.numbers.facts = {"box": place.box, "plan": place.plan.digest}
         # A wrong path is told at once, by the exit code; what is there is the first look.
         self._looks.settled(self._clock.monotonic(), self._images())
-        self._next_look = self._clock.monotonic() + self._looks.wait(self._settings.check_every)
+        self._next_look = self._clock.monotonic() + self._looks.settle
         self._face.ready()
 
     def turn(self) -> None:
@@ -179,7 +179,7 @@ class Watch:
             ledger = self._place.ledger
             settled = self._looks.settled(self._clock.monotonic(), images)
             if settled is None:
-                wait = self._looks.wait(wait)
+                wait = self._looks.settle
                 settled = images[:0]
             else:
                 self._decide(settled)

@@ -126,7 +126,7 @@ def test_a_service_trains_fills_its_outbox_and_stops_when_asked(
 def test_sigterm_in_a_training_leaves_a_checkpoint_and_the_next_service_goes_on(
     serve: Callable[..., Service], here: Path
 ):
-    service = serve("--epochs", "1000000")
+    service = serve("--epochs", "1000000", "--check-every", "1s")
     service.until("training")
     checkpoint = next(iter([here / "work" / "d1"]))
     until = time.monotonic() + PATIENCE
@@ -138,7 +138,7 @@ def test_sigterm_in_a_training_leaves_a_checkpoint_and_the_next_service_goes_on(
     assert service.log[-2]["event"] == "paused"
     assert (checkpoint / "checkpoint.safetensors").is_file()
 
-    again = serve("--epochs", "1000000")
+    again = serve("--epochs", "1000000", "--check-every", "1s")
     assert again.until("training")["resumed"] is True
     again.process.kill()
     again.process.wait()
@@ -152,7 +152,7 @@ def test_sigterm_in_a_training_leaves_a_checkpoint_and_the_next_service_goes_on(
 def test_an_agent_that_is_killed_does_not_end_the_service(
     serve: Callable[..., Service], here: Path
 ):
-    service = serve("--epochs", "1000000")
+    service = serve("--epochs", "1000000", "--check-every", "1s")
     service.until("training")
     until = time.monotonic() + PATIENCE
     while not agents_of(here) and time.monotonic() < until:

@@ -32,7 +32,7 @@ def parse(text: str) -> tuple[dict[Sample, float], dict[str, str]]:
             name = line.split(" ")[2]
             assert name not in types, "metrics stand together"
             assert lines[i + 1].startswith(f"# TYPE {name} ")
-            assert not re.search(r"\\[^\\n]", line)
+            assert re.fullmatch(r"(?:[^\\]|\\[\\n])*", line), line
         elif line.startswith("# TYPE "):
             _, _, name, kind = line.split(" ")
             assert kind in {"gauge", "counter"}
