@@ -63,7 +63,7 @@ def watch(
         Path | None,
         typer.Option(help="Keep this Prometheus text file up to date.", show_default=False),
     ] = None,
-    once: Annotated[bool, typer.Option(help="Train if it is due, then end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Train if it is due, then end.")] = False,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -141,7 +141,7 @@ def watch(
 @app.command(
     "install-service",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    epilog="Example: sudo edge-stl agent install-service plan.toml photos -o outbox --box cam07",
+    epilog="Example: edge-stl agent install-service plan.toml photos -o outbox --box a --dry-run",
 )
 def install_service(
     context: typer.Context,

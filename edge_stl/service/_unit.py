@@ -161,4 +161,8 @@ def _plain(text: str) -> str:
 
 def _below(path: Path, roots: Sequence[str]) -> bool:
     # Both as it is written and where links lead: a home is often a link to another disk.
-    return any(place.is_relative_to(root) for place in (path, Path(os.path.realpath(path))) for root in roots)
+    return any(
+        place.is_relative_to(root)
+        for place in (path, Path(os.path.realpath(path)))
+        for root in roots
+    )

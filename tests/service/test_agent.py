@@ -103,7 +103,9 @@ def agents_of(folder: Path) -> list[int]:
 def test_a_service_trains_fills_its_outbox_and_stops_when_asked(
     serve: Callable[..., Service], here: Path, assert_schema: Schema
 ):
-    service = serve("--metrics-file", "edge-stl.prom", "--every", "1", "--check-every", "1s", "--json")
+    service = serve(
+        "--metrics-file", "edge-stl.prom", "--every", "1", "--check-every", "1s", "--json"
+    )
     row = service.until("trained")
     assert [p.name for p in (here / "outbox").iterdir()] == [Path(row["file"]).name]
     service.until("waiting")

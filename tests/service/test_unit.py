@@ -44,7 +44,7 @@ def words(value: str, *, command: bool = False) -> list[str]:
                 found.append(current)
             current = None
         else:
-            if c == "\\" or c == "%" or (c == "$" and command):
+            if c in {"\\", "%"} or (c == "$" and command):
                 i += 1
                 assert value[i] == (value[i] if c == "\\" else c), f"{c} is special in {value}"
                 assert c != "\\" or value[i] in '\\"'
@@ -156,7 +156,14 @@ def test_systemd_finds_little_to_blame(tmp_path: Path):
     file = tmp_path / "edge-stl.service"
     file.write_text(unit_text(unit()))
     done = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=25", str(file)],
+        [
+            "systemd-analyze",
+            "security",
+            "--offline=true",
+            "--no-pager",
+            "--threshold=25",
+            str(file),
+        ],
         capture_output=True,
         text=True,
         check=False,
