@@ -1,4 +1,4 @@
-"""`train --progress json`: lines that a program reads, seldom, and nobody is needed to read them."""
+"""`train --progress json`: lines for a program, at most one a second, that nobody has to read."""
 
 import json
 import os

@@ -30,7 +30,8 @@ DOORS = {
     "edge_stl.branch": "Settings Trained Trainer branch_modules build_module fit_temperature "
     "folded_parameters whole_network",
     "edge_stl.fleet": "bands_picture",
-    "edge_stl.service": "Hours Log Notifier Settings Summary Teller Unit Watch parse_hours unit_text",
+    "edge_stl.service": "Hours Log Notifier Settings Summary Teller Unit Watch parse_hours "
+    "unit_text",
     "device_agent.doctor": "Check default_work_root examine worst",
 }
 
