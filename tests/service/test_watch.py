@@ -404,6 +404,18 @@ def test_sighup_looks_at_once(bench: Bench):
     assert len(bench.agents) == 2
 
 
+def test_two_looks_at_the_same_moment_are_one(bench: Bench):
+    trained(bench, check_every=86_400.0)
+    bench.turns(SETTLE + 1)
+    for name in ("bus/2.png", "bus/3.png", "car/2.png"):
+        bench.photo(name)
+    for _ in range(4):
+        bench.watch.requests.look = True
+        bench.turns(0.5)
+
+    assert len(bench.agents) == 1, "four looks in two seconds say nothing of a slow writer"
+
+
 def test_a_second_service_for_one_work_folder_is_refused(bench: Bench):
     bench.open()
     with pytest.raises(ResourceError, match="another agent watch is working here"):
