@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from edge_stl.errors import Interrupted
+from edge_stl.errors import Interrupted, ResourceError
 from edge_stl.fleet._task import Ended, Running, Task
 from edge_stl.service._clock import Clock
 from edge_stl.service._metrics import Numbers
@@ -75,7 +75,10 @@ class AgentRun:
 
     def poll(self) -> Ended | None:
         """Return how it ended, None while it runs; one that hangs is killed."""
-        ended = self._process.poll()
+        try:
+            ended = self._process.poll()
+        except (ValueError, KeyError, TypeError):  # a full disk swallowed what it said
+            ended = Ended(ResourceError.exit_code, "its answer cannot be read; is the disk full?")
         if ended is not None:
             return ended
         now = self._clock.monotonic()

@@ -169,11 +169,11 @@ class Watch:
         wait = self._settings.check_every
         try:
             images = self._images()
-        except EdgeStlError as error:
+        except (EdgeStlError, OSError) as error:  # a card that is pulled out while it is listed
             if not self._blind:
                 self._log("blind", str(error), level="error")
             self._blind, self._waits_for = True, "images"
-            self._once_over(error)
+            self._once_over(error if isinstance(error, EdgeStlError) else ResourceError(str(error)))
         else:
             self._blind = False
             ledger = self._place.ledger

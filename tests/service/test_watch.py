@@ -330,6 +330,37 @@ def test_a_full_disk_when_the_ledger_is_written_is_a_failure_that_is_tried_again
     bench.until_started(1, within=200)
 
 
+def test_a_card_that_is_pulled_out_while_it_is_listed_ends_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    trained(bench)
+
+    def pulled(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edge_stl.service._watch.identities", pulled)
+        bench.turns(300)
+    assert [line["message"] for line in bench.told("blind")] == ["[Errno 5] Input/output error"]
+    bench.photo("car/5.png")
+    bench.turns(150)
+    assert bench.watch.numbers.new == 1
+
+
+def test_an_agent_whose_answer_is_lost_has_failed(bench: Bench):
+    bench.open()
+    agent = bench.until_started(1)
+
+    def lost() -> None:
+        raise ValueError("Expecting value: line 1 column 1 (char 0)")
+
+    agent.poll = lost
+    bench.turns(1)
+    assert "its answer cannot be read" in bench.told("failed")[0]["message"]
+
+    bench.until_started(2, within=200)
+
+
 # -- the plan -----------------------------------------------------------------------------------
 
 
