@@ -59,7 +59,7 @@ class Sealed:
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=600,
         )
 
     def verbs(self, *calls: list[str]) -> None:
