@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from device_agent._budget import Budget
-from edge_stl.images import LeftOutFiles
+from edge_stl.images import Identities, LeftOutFiles
 from edge_stl.plan import Plan
 
 
@@ -80,6 +80,7 @@ class Job:
         threads: threads of torch.
         fresh: forget what an earlier run left.
         budget: what it may use.
+        only: take these images alone; None takes all.
     """
 
     plan: Plan
@@ -92,3 +93,4 @@ class Job:
     threads: int = 1
     fresh: bool = False
     budget: Budget = field(default_factory=Budget)
+    only: Identities | None = field(default=None, compare=False)

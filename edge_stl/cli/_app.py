@@ -11,7 +11,17 @@ from contextlib import contextmanager
 import typer
 
 from edge_stl import __version__
-from edge_stl.cli import _demo, _doctor, _inspect, _merge, _plan, _predict, _simulate, _train
+from edge_stl.cli import (
+    _agent,
+    _demo,
+    _doctor,
+    _inspect,
+    _merge,
+    _plan,
+    _predict,
+    _simulate,
+    _train,
+)
 from edge_stl.errors import (
     OUT_OF_MEMORY,
     EdgeStlError,
@@ -59,6 +69,7 @@ def _root(
 app.command(epilog="Example: edge-stl demo -o demo-out")(_demo.demo)
 app.add_typer(_plan.app, name="plan")
 app.command(epilog="Example: edge-stl train plan.toml photos -o out --box cam07")(_train.train)
+app.add_typer(_agent.app, name="agent")
 app.command(epilog="Example: edge-stl merge out/*.onnx -o ensemble.onnx")(_merge.merge)
 app.command(epilog="Example: edge-stl split ensemble.onnx -o branches")(_merge.split)
 app.command(epilog="Example: edge-stl predict ensemble.onnx photo.jpg")(_predict.predict)

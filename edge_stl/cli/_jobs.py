@@ -20,6 +20,7 @@ _ONE = {
     "epochs": "--epochs", "seed": "--seed", "threads": "--threads", "device": "--device",
     "time_budget": "--time-budget", "max_memory": "--max-memory", "max_celsius": "--max-celsius",
     "nice": "--nice",
+    "progress": "--progress",
 }  # fmt: skip
 _MANY = {
     "shard": "--shard", "parallel": "--parallel", "retries": "--retries", "engine": "--engine",

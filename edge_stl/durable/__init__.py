@@ -2,7 +2,8 @@
 
 `write_durably` for what a person takes away: branch files, ensembles, plans, tables. A record,
 for what a later run trusts: checkpoints, caches, markers of what is done. It carries its own
-digest, and the generation before it is kept. Nothing else in this project opens a file to write
+digest, and the generation before it is kept. `write_passing` is for what is written again every
+few seconds and may be lost. Nothing else in this project opens a file to write
 it, with the exceptions that ``tests/house/test_writers.py`` names.
 """
 
@@ -14,6 +15,7 @@ from edge_stl.durable._files import (
     remove,
     remove_leftovers,
     write_durably,
+    write_passing,
 )
 from edge_stl.durable._records import (
     Record,
@@ -36,5 +38,6 @@ __all__ = [
     "remove",
     "remove_leftovers",
     "write_durably",
+    "write_passing",
     "write_record",
 ]

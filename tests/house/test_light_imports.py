@@ -18,6 +18,7 @@ LIGHT = (
     "edge_stl.images",
     "edge_stl.predict",
     "edge_stl.cli",
+    "edge_stl.service",
     "device_agent.doctor",
     "exporter.merge",
     "exporter.split",
