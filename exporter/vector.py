@@ -40,7 +40,7 @@ def reference_vector(
     scale: float,
     fitted: Fitted | None,
 ) -> Vector:
-    """Return what an ensemble of these files answers to `vector_image`, where every branch is asked.
+    """Return what an ensemble of these files answers to `vector_image`, every branch asked.
 
     Args:
         files: the branch files in it, in order.

@@ -48,7 +48,9 @@ def deploy(
     """
     from edge_stl import deploy as room
 
-    folder = _folder(paths, back=back, status=status, other=max_ms is not None or allow_other_classes)
+    folder = _folder(
+        paths, back=back, status=status, other=max_ms is not None or allow_other_classes
+    )
     found = None
     if back:
         room.go_back(folder)

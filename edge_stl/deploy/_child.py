@@ -62,7 +62,8 @@ def examine(file: Path, digest: str) -> dict[str, Any]:
         need_probabilities(model, pixels)
     if model.stages:
         model.threshold = 1.0  # what an image costs at most
-    times, start = [], time.perf_counter()
+    times: list[float] = []
+    start = time.perf_counter()
     while len(times) < _RUNS and (not times or time.perf_counter() - start < _ENOUGH):
         begin = time.perf_counter()
         model.run(image)

@@ -179,8 +179,8 @@ def _need_classes(
         return
     raise CheckError(
         f"{source}: answers {len(found.classes)} classes ({', '.join(found.classes)}), slot "
-        f"{serving} serves {len(running.classes)} ({', '.join(running.classes)}); expected the same "
-        "names in the same order. If what reads the answers knows them: --allow-other-classes"
+        f"{serving} serves {len(running.classes)} ({', '.join(running.classes)}); expected the "
+        "same names in the same order. If what reads the answers knows them: --allow-other-classes"
     )
 
 

@@ -15,7 +15,7 @@ SECONDS = 120
 """Wall-clock time of a test; the import alone takes ten seconds on slow cards."""
 
 MEMORY = 2 << 30
-"""Address space of a test beside what the file needs: numpy and onnxruntime reserve more than they use."""
+"""Bytes of address space beside what the file needs; numpy and onnxruntime reserve much of it."""
 
 _PER_BYTE = 8
 """Of the file: its bytes, onnxruntime's copy, what it packs, and what it computes."""
@@ -79,8 +79,8 @@ def self_test(file: Path, digest: str, *, name: str) -> SelfTest:
 
 def _too_long(name: str) -> str:
     return (
-        f"{name}: the self-test did not end within {SECONDS} s; expected an answer in a fraction of "
-        "that. Merge it again; the slots stay as they are"
+        f"{name}: the self-test did not end within {SECONDS} s; expected an answer in a fraction "
+        "of that. Merge it again; the slots stay as they are"
     )
 
 

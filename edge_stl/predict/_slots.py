@@ -135,7 +135,7 @@ class Slots:
         return True
 
     def serving(self) -> str | None:
-        """Return the slot that `open` would take, by the digests alone; None where none is whole."""
+        """Return the slot that `open` would take by the digests; None where none is whole."""
         return next((slot for slot in self.order() if self.is_whole(slot)), None)
 
     def open(self, *, threads: int = 0, threshold: float | None = None) -> Ensemble:
@@ -153,9 +153,10 @@ class Slots:
             IntegrityError: no slot holds an ensemble that works.
             UsageError: onnxruntime is not installed, or the threshold is not one of a cascade.
         """
+        problems: list[str] = []
         for _ in range(_TRIES):
             seen = self._state()
-            problems: list[str] = []
+            problems = []
             for slot in self.order():
                 try:
                     model = Ensemble(self.bytes_of(slot), threads=threads, threshold=threshold)
@@ -179,7 +180,7 @@ class Slots:
         raise IntegrityError(f"{self.folder}: no slot works: {'; '.join(problems)}")
 
     def changed(self) -> bool:
-        """Say whether another ensemble was made to serve since `open`; cheap enough to ask often."""
+        """Say whether another ensemble was made to serve since `open`; cheap, two small files."""
         return self._state() != self._opened
 
     def _state(self) -> tuple[str | None, str | None]:

@@ -23,6 +23,7 @@ DOORS = {
     "REASONS ReadLimits UnreadableImage as_utf_8 class_names decode fit_square fitted_side "
     "native_resolution read_size scan",
     "edge_stl.predict": "Ensemble Evaluation Slots evaluate",
+    "edge_stl.deploy": "Status deploy go_back status",
     "edge_stl.layers": "Analysis Bandwise FromBands SpectralBatchNorm1d SpectralBatchNorm2d "
     "SpectralConv2d SpectralLinear StableTensorBlock Synthesis ToBands TubeTransform block_matrix "
     "dct dft from_matrix haar identity identity_tensor join split stable_tensor_network "
