@@ -60,21 +60,25 @@ def self_test(file: Path, digest: str, *, name: str) -> SelfTest:
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }
+    process = subprocess.Popen(  # noqa: S603  (our own command)
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+    )
     try:
-        done = subprocess.run(  # noqa: S603  (our own command)
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            timeout=SECONDS + _GRACE,
-            check=False,
-        )
+        said, _ = process.communicate(timeout=SECONDS + _GRACE)
     except subprocess.TimeoutExpired:
         raise CheckError(_too_long(name)) from None
-    if done.returncode in {-signal.SIGALRM, -signal.SIGXCPU}:
+    finally:  # also after Ctrl-C; nothing happens to one that has ended
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+    if process.returncode in {-signal.SIGALRM, -signal.SIGXCPU}:
         raise CheckError(_too_long(name))
-    return _found(done.returncode, done.stdout, name)
+    return _found(process.returncode, said, name)
 
 
 def _too_long(name: str) -> str:

@@ -101,6 +101,8 @@ class Slots:
         """
         serials = {slot: r.serial for slot in SLOTS if (r := self.record(slot)) is not None}
         current = self.current()
+        if current is not None:
+            serials.setdefault(current, 0)  # its record is lost, which is to be told
         return sorted(serials, key=lambda slot: (slot != current, -serials[slot]))
 
     def bytes_of(self, slot: str) -> bytes:
