@@ -173,7 +173,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         found = list(rows(given.versions, Path(folder)))
     if given.json:
-        print(json.dumps([dict(zip(("onnxruntime", "numpy", "verdict"), r)) for r in found]))
+        keys = ("onnxruntime", "numpy", "verdict")
+        print(json.dumps([dict(zip(keys, row[:3], strict=True)) for row in found]))
     else:
         print("| onnxruntime | numpy | result |\n|---|---|---|")
         for version, numpy, verdict, _ in found:

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 
@@ -19,7 +18,7 @@ def changed(data: bytes, change: Callable[[onnx.ModelProto], None]) -> bytes:
 def set_numbers(model: onnx.ModelProto, name: str, value: float) -> None:
     """Fill an initializer with a number."""
     (tensor,) = [t for t in model.graph.initializer if t.name.endswith(name)][:1]
-    array: NDArray[Any] = np.full_like(numpy_helper.to_array(tensor), value)
+    array = np.full_like(numpy_helper.to_array(tensor), value)
     tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 

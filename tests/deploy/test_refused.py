@@ -111,7 +111,7 @@ BROKEN: dict[str, tuple[Callable[[bytes], bytes], int, str]] = {
     "empty": (lambda _: b"", 10, "is empty; expected an ensemble"),
     "truncated": (lambda d: d[: len(d) // 2], 40, "onnxruntime cannot load it"),
     "no model": (lambda _: b"noise" * 99, 40, "onnxruntime cannot load it"),
-    "opset": (lambda d: changed(d, opset_99), 40, "too old for it, it does not know its IR version"),
+    "opset": (lambda d: changed(d, opset_99), 40, "too old for it, it does not know its IR"),
     "IR version": (lambda d: changed(d, ir_99), 40, "too old for it, it does not know its IR"),
     "NaN": (
         lambda d: changed(d, lambda m: set_numbers(m, "/temperature", float("nan"))),
@@ -307,5 +307,5 @@ def test_ctrl_c_in_the_self_test_is_exit_code_30_and_leaves_no_child(
         signal.signal(signal.SIGINT, handler)
     assert "stopped" in capsys.readouterr().err
     assert files_of(serving) == before
-    with pytest.raises(ProcessLookupError):
+    with pytest.raises(ProcessLookupError, match="No such process"):
         os.kill(int(pid.read_text()), 0)
