@@ -32,6 +32,7 @@ import onnxruntime as ort
 from pathlib import Path
 
 folder, out = Path(sys.argv[1]), sys.argv[2]
+ort.set_default_logger_severity(3)
 answers = {}
 for path in sorted(folder.glob("*.onnx")):
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])

@@ -319,7 +319,7 @@ def test_after_any_call_a_whole_ensemble_serves_and_the_next_try_succeeds(
     merged: Callable[..., bytes],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """Power that goes, in a forked child; a disk that is full from some call on, in this process."""
+    """Power that goes, in a forked child; a disk full from some call on, in this process."""
     third = merged(weights="geometric")
     (both.parent / "third.onnx").write_bytes(third)
     act, after = ACTIONS[action], third if action == "deploy" else old
