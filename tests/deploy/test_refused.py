@@ -309,3 +309,18 @@ def test_ctrl_c_in_the_self_test_is_exit_code_30_and_leaves_no_child(
     assert files_of(serving) == before
     with pytest.raises(ProcessLookupError, match="No such process"):
         os.kill(int(pid.read_text()), 0)
+
+
+def test_the_child_cannot_take_more_memory_than_it_may():
+    program = (
+        "from edge_stl.deploy import _child; _child._limit(60, 1 << 30); bytearray(1100 << 20)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[2],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "MemoryError" in done.stderr
