@@ -110,9 +110,10 @@ def _folder(paths: list[Path], *, back: bool, status: bool, other: bool) -> Path
                 f"deploy {name}: tests nothing; expected no --max-ms and no --allow-other-classes"
             )
         return paths[0]
+    many = "path" if len(paths) == 1 else "paths"
     if len(paths) != 2:  # noqa: PLR2004  (a file and a folder)
         raise UsageError(
-            f"deploy: {len(paths)} paths; expected two, an ensemble file and the folder of the "
+            f"deploy: {len(paths)} {many}; expected two, an ensemble file and the folder of the "
             "slots. With --back or --status the folder alone"
         )
     return paths[1]

@@ -36,7 +36,8 @@ def split_paths(
     rest = list(paths[first:])
     if not rest or (most is not None and len(rest) > most):
         expected = what if slot is not None else f"an ensemble file and {what}"
-        raise UsageError(f"{len(paths)} paths; expected {expected}. See --help")
+        many = "path" if len(paths) == 1 else "paths"
+        raise UsageError(f"{len(paths)} {many}; expected {expected}. See --help")
     return (paths[0] if first else None), rest
 
 

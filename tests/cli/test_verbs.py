@@ -22,10 +22,10 @@ from edge_stl.plan import new_plan, plan_toml, read_plan
 CLASSES = ["bus", "car", "van"]
 VERBS = [
     "demo", "plan new", "plan show", "train", "merge", "split", "predict", "evaluate", "inspect",
-    "check", "simulate", "doctor",
+    "check", "simulate", "doctor", "deploy",
 ]  # fmt: skip
 LATER = [
-    "sign", "trust", "keygen", "verify", "cotrain", "compare", "deploy", "agent",
+    "sign", "trust", "keygen", "verify", "cotrain", "compare", "agent",
 ]  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]
 Schema = Callable[[Any, str], None]

@@ -362,7 +362,7 @@ def test_after_any_call_a_whole_ensemble_serves_and_the_next_try_succeeds(
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["slots"], 2, "1 paths; expected two, an ensemble file and the folder"),
+        (["slots"], 2, "1 path; expected two, an ensemble file and the folder"),
         (["a", "b", "c"], 2, "3 paths; expected two"),
         (["a", "slots", "--back"], 2, "2 paths; expected the folder of the slots alone"),
         (["slots", "--back", "--status"], 2, "--back and --status together"),
@@ -404,8 +404,8 @@ def test_a_file_over_the_cap_is_not_read_to_its_end(files: Path, monkeypatch: py
     ("arguments", "words"),
     [
         (["predict", "--slot", "slots"], "Missing argument"),
-        (["predict", "e.onnx"], "1 paths; expected an ensemble file and image files"),
-        (["evaluate", "e.onnx"], "1 paths; expected an ensemble file and one folder of images"),
+        (["predict", "e.onnx"], "1 path; expected an ensemble file and image files"),
+        (["evaluate", "e.onnx"], "1 path; expected an ensemble file and one folder of images"),
         (["evaluate", "--slot", "s", "a", "b"], "2 paths; expected one folder of images"),
     ],
 )
