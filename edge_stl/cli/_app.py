@@ -14,6 +14,7 @@ from edge_stl import __version__
 from edge_stl.cli import (
     _agent,
     _demo,
+    _deploy,
     _doctor,
     _inspect,
     _merge,
@@ -74,6 +75,7 @@ app.command(epilog="Example: edge-stl merge out/*.onnx -o ensemble.onnx")(_merge
 app.command(epilog="Example: edge-stl split ensemble.onnx -o branches")(_merge.split)
 app.command(epilog="Example: edge-stl predict ensemble.onnx photo.jpg")(_predict.predict)
 app.command(epilog="Example: edge-stl evaluate ensemble.onnx photos")(_predict.evaluate)
+app.command(epilog="Example: edge-stl deploy ensemble.onnx slots")(_deploy.deploy)
 app.command(epilog="Example: edge-stl inspect ensemble.onnx")(_inspect.inspect)
 app.command(epilog="Example: edge-stl check ensemble.onnx --target jetpack5")(_inspect.check)
 app.command(epilog="Example: edge-stl doctor --work ssd/work")(_doctor.doctor)

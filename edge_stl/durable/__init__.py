@@ -10,6 +10,7 @@ it, with the exceptions that ``tests/house/test_writers.py`` names.
 from edge_stl.durable._files import (
     PartFile,
     make_folder,
+    open_regular,
     publish,
     publish_folder,
     remove,
@@ -31,6 +32,7 @@ __all__ = [
     "Record",
     "discard_record",
     "make_folder",
+    "open_regular",
     "previous_of",
     "publish",
     "publish_folder",

@@ -22,11 +22,11 @@ from edge_stl.plan import new_plan, plan_toml, read_plan
 CLASSES = ["bus", "car", "van"]
 VERBS = [
     "demo", "plan new", "plan show", "train", "merge", "split", "predict", "evaluate", "inspect",
-    "check", "simulate", "doctor", "agent watch",
+    "check", "simulate", "doctor", "deploy", "agent watch",
     "agent install-service",
 ]  # fmt: skip
 LATER = [
-    "sign", "trust", "keygen", "verify", "cotrain", "compare", "deploy",
+    "sign", "trust", "keygen", "verify", "cotrain", "compare",
 ]  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]
 Schema = Callable[[Any, str], None]

@@ -17,6 +17,7 @@ LIGHT = (
     "edge_stl.fusion",
     "edge_stl.images",
     "edge_stl.predict",
+    "edge_stl.deploy",
     "edge_stl.cli",
     "edge_stl.service",
     "device_agent.doctor",
@@ -54,6 +55,8 @@ def test_only_an_engine_that_is_asked_for_loads_ray(module: str):
 
 def test_prediction_loads_nothing_but_numpy_and_onnxruntime():
     assert loaded("edge_stl.predict", NOT_FOR_PREDICTION) == set()
+    assert loaded("edge_stl.deploy", NOT_FOR_PREDICTION) == set()
+    assert loaded("edge_stl.deploy._child", NOT_FOR_PREDICTION) == set()
 
 
 def test_importing_the_top_loads_no_room_and_not_even_numpy():
