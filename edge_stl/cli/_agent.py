@@ -12,7 +12,7 @@ import typer
 
 from edge_stl.cli import _options as opt
 from edge_stl.cli._output import print_json, print_line
-from edge_stl.cli._train import Device
+from edge_stl.cli._train import Device, budget_of
 from edge_stl.errors import Interrupted, ResourceError, UsageError
 
 
@@ -131,6 +131,7 @@ def watch(
     """
     from edge_stl.service import Settings, Teller, Watch, parse_hours
 
+    budget_of(time_budget, max_memory, max_celsius)  # a wrong one is told now, not every night
     settings = Settings(
         plan_file=plan_file.absolute(),
         images=images.absolute(),
@@ -265,6 +266,7 @@ def _watch_arguments(arguments: list[str]) -> tuple[set[str], dict[str, Any]]:
     if params["hours"] is not None:
         parse_hours(params["hours"])
     _seconds("--check-every", params["check_every"])
+    budget_of(params["time_budget"], params["max_memory"], params["max_celsius"])
     if params["once"] or params["json"]:
         raise UsageError("--once and --json are for a person; a service goes on. Leave them out")
     for name in _PATHS:
