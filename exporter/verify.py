@@ -206,17 +206,10 @@ def _integrity(data: bytes, kind: str | None, name: str) -> list[Finding]:
             vector=content.vector,
             made_by=content.made_by,
         )
-        findings += _answer_findings(content, data, name)
-        if rebuilt != data:
-            findings.append(
-                Finding(
-                    "not byte for byte what merge writes for its branches: edited, saved by "
-                    "another program",
-                    name,
-                    "merge the branch files again",
-                )
-            )
-        return findings
+        if rebuilt == data:  # only what is ours to the last byte is run here
+            return findings + _answer_findings(content, data, name)
+        changed = "not byte for byte what merge writes for its branches: edited, saved by another "
+        return [*findings, Finding(f"{changed}program", name, "merge the branch files again")]
     return []
 
 

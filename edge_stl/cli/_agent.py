@@ -12,7 +12,7 @@ import typer
 
 from edge_stl.cli import _options as opt
 from edge_stl.cli._output import print_json, print_line
-from edge_stl.cli._train import Device
+from edge_stl.cli._train import Device, budget_of
 from edge_stl.errors import Interrupted, ResourceError, UsageError
 
 
@@ -92,6 +92,36 @@ def watch(
         Device,
         typer.Option(help="auto takes a GPU when there is one.", rich_help_panel=_TRAINING),
     ] = Device.cpu,
+    time_budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Of one training: 30m; it goes on at the next look.",
+            show_default=False,
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(help="Like 600M.", show_default=False, rich_help_panel=_TRAINING),
+    ] = None,
+    max_celsius: Annotated[
+        str | None,
+        typer.Option(
+            help="Pause at this temperature; off: never.",
+            show_default=False,
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    nice: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=19,
+            help="Give way to other programs.",
+            show_default=False,
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
     json: opt.Json = False,
 ) -> None:
     """Look at IMAGES again and again, and train when enough of them are new.
@@ -101,6 +131,7 @@ def watch(
     """
     from edge_stl.service import Settings, Teller, Watch, parse_hours
 
+    budget_of(time_budget, max_memory, max_celsius)  # a wrong one is told now, not every night
     settings = Settings(
         plan_file=plan_file.absolute(),
         images=images.absolute(),
@@ -111,13 +142,22 @@ def watch(
         hours=None if hours is None else parse_hours(hours),
         check_every=_seconds("--check-every", check_every),
         threads=threads,
-        # What goes to `train` as it stands: a parameter above and a line here for each option.
+        # What goes to `train` as it stands: a parameter above and a line here for each option, in
+        # `limits` where the branch file is the same without it.
         options=_passed_on(
             {
                 "--branch": branch,
                 "--epochs": epochs,
                 "--seed": seed,
                 "--device": device.value,
+            }
+        ),
+        limits=_passed_on(
+            {
+                "--time-budget": time_budget,
+                "--max-memory": max_memory,
+                "--max-celsius": max_celsius,
+                "--nice": nice,
             }
         ),
         metrics_file=None if metrics_file is None else metrics_file.absolute(),
@@ -226,6 +266,7 @@ def _watch_arguments(arguments: list[str]) -> tuple[set[str], dict[str, Any]]:
     if params["hours"] is not None:
         parse_hours(params["hours"])
     _seconds("--check-every", params["check_every"])
+    budget_of(params["time_budget"], params["max_memory"], params["max_celsius"])
     if params["once"] or params["json"]:
         raise UsageError("--once and --json are for a person; a service goes on. Leave them out")
     for name in _PATHS:

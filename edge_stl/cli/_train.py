@@ -193,7 +193,7 @@ def train(
     from edge_stl.images import as_utf_8
     from edge_stl.plan import read_plan
 
-    budget = _budget(time_budget, max_memory, max_celsius)
+    budget = budget_of(time_budget, max_memory, max_celsius)
     plan = read_plan(plan_file)
     folder, box_id = resolve_work(plan, work=work, box=box)
     refuse_nesting(out, folder)
@@ -258,7 +258,7 @@ def _needed(plan: Path | None, images: Path | None, out: Path | None) -> tuple[P
     return plan, images, out
 
 
-def _budget(time_budget: str | None, max_memory: str | None, max_celsius: str | None) -> "Budget":
+def budget_of(time_budget: str | None, max_memory: str | None, max_celsius: str | None) -> "Budget":
     from device_agent._budget import Budget, bytes_of, celsius_of, seconds_of
 
     until = None if time_budget is None else began() + seconds_of(time_budget)

@@ -19,6 +19,6 @@ class Clock:
         """Wait; a signal is handled meanwhile."""
         time.sleep(seconds)
 
-    def now(self) -> dt.datetime:
+    def local_time(self) -> dt.datetime:
         """Return the local time, with its zone."""
         return dt.datetime.now(dt.UTC).astimezone()

@@ -20,7 +20,8 @@ class Settings:
         hours: when training is allowed; None: always.
         check_every: seconds between two looks.
         threads: of torch; None: all cores.
-        options: further options of ``train``, as on its command line.
+        options: options of ``train`` that make another training, as on its command line.
+        limits: options of ``train`` that do not: what it may use.
         metrics_file: a Prometheus text file to keep up to date.
         once: train if it is due, then end.
     """
@@ -35,5 +36,6 @@ class Settings:
     check_every: float = 60.0
     threads: int | None = None
     options: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
     metrics_file: Path | None = None
     once: bool = False

@@ -37,7 +37,7 @@ class Teller:
 
     def __call__(self, event: str, message: str, *, level: Level = "info", **facts: object) -> None:
         """Write one line."""
-        now = self._clock.now()
+        now = self._clock.local_time()
         if self._human:
             mark = "" if level == "info" else f"{level}: "
             line = f"{now:%H:%M:%S} {mark}{' '.join(message.splitlines())}"
@@ -58,7 +58,7 @@ class Teller:
 
 def wrong_clock(clock: Clock) -> str | None:
     """Return a note where the calendar cannot be right."""
-    year = clock.now().year
+    year = clock.local_time().year
     if year >= FIRST_YEAR:
         return None
     return (

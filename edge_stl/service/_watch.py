@@ -204,7 +204,7 @@ class Watch:
             self._waits("plan", "a plan that can be read")
         elif not due:
             self._waits("images", f"new images: {new} of {settings.every}")
-        elif settings.hours is not None and not settings.hours.allow(self._clock.now()):
+        elif settings.hours is not None and not settings.hours.allow(self._clock.local_time()):
             self._waits("hours", f"the allowed hours {settings.hours.text}")
         elif self._clock.monotonic() < self._not_before:
             self._waits("retry", "the pause after a failure")
@@ -261,7 +261,7 @@ class Watch:
                     "train", str(settings.plan_file), str(settings.images), "-o", str(settings.out),
                     "--box", place.box, "--work", str(place.work), "--threads", str(threads),
                     "--json", "--progress", "json", "--only-images", str(place.ledger.wanted_file),
-                    *settings.options,
+                    *settings.options, *settings.limits,
                 ),
                 threads=threads,
             )  # fmt: skip
@@ -282,7 +282,7 @@ class Watch:
 
     def _watch_over(self, run: AgentRun, now: float) -> None:
         hours = self._settings.hours
-        if hours is not None and not hours.allow(self._clock.now()):
+        if hours is not None and not hours.allow(self._clock.local_time()):
             run.stop("hours")
         if now >= self._next_plan:
             self._next_plan = now + self._settings.check_every
@@ -316,7 +316,7 @@ class Watch:
             return
         self._failed_in_a_row, self._refused, self._not_before = 0, None, -math.inf
         self.numbers.trainings += 1
-        self.numbers.last_success = self._clock.now().timestamp()
+        self.numbers.last_success = self._clock.local_time().timestamp()
         self.numbers.left_out = dict(ended.rows[0].get("left_out", {})) if ended.rows else {}
         self.summary.trainings += 1
         self.summary.files = ended.rows

@@ -33,7 +33,7 @@ class FakeClock(Clock):
         self.seconds += seconds
         self.calendar += dt.timedelta(seconds=seconds)
 
-    def now(self) -> dt.datetime:
+    def local_time(self) -> dt.datetime:
         return self.calendar
 
 

@@ -280,6 +280,8 @@ def test_root_writes_the_unit_and_says_what_comes_next(
         (["--user", "x\nUser=root"], "there is no such user"),
         (["--once"], "--once and --json are for a person"),
         (["--epochs", "none"], "--epochs"),
+        (["--max-memory", "lots"], "--max-memory"),
+        (["--max-celsius", "warm"], "--max-celsius"),
         (["extra"], "unexpected extra argument"),
         (["--work", "w\nUser=root"], "cannot stand in a systemd unit"),
     ],

@@ -144,6 +144,15 @@ def test_other_options_are_another_training(bench: Bench):
     assert "--epochs=2" in bench.until_started(2, within=10).task.arguments
 
 
+def test_other_limits_are_not(bench: Bench):
+    trained(bench, limits=("--nice=5",)).close()
+    assert "--nice=5" in bench.agents[0].task.arguments
+    bench.open(limits=("--nice=7",))
+    bench.turns(200)
+
+    assert len(bench.agents) == 1
+
+
 @pytest.mark.parametrize("name", ["watch.trained", "watch.wanted"])
 def test_a_damaged_ledger_costs_one_training_and_no_more(bench: Bench, name: str):
     trained(bench).close()
@@ -181,7 +190,7 @@ def test_nothing_starts_outside_the_allowed_hours_and_all_goes_on_inside(bench: 
     assert len(bench.told("waiting")) == 1, "said once"
 
     bench.until_started(1, within=3600)
-    assert bench.clock.now().hour == 13
+    assert bench.clock.local_time().hour == 13
 
 
 def test_the_end_of_the_allowed_hours_stops_with_a_checkpoint_until_the_next_window(bench: Bench):
