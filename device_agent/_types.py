@@ -51,6 +51,7 @@ class JobFile:
     peak_rss_mb: float
     resumed: bool
     left_out: dict[str, int] = field(default_factory=dict)
+    signature: dict[str, str | int] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Job:
         settings: changes to the plan's training settings, like ``{"epochs": 3}``.
         threads: threads of torch.
         fresh: forget what an earlier run left.
+        key: file of the private key that signs the branch files; none leaves them unsigned.
     """
 
     plan: Plan
@@ -78,3 +80,4 @@ class Job:
     settings: dict[str, object] = field(default_factory=dict)
     threads: int = 1
     fresh: bool = False
+    key: Path | None = None

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from device_agent._one_branch import train_one
+from device_agent._signing import check_signing
 from device_agent._types import Job, JobFile, Reporter, Silent
 from device_agent.cache import ImageCache, build_cache
 from device_agent.work import WorkFolder
@@ -48,6 +49,7 @@ def run_job(
     images = scan(job.images, plan.classes)
     make_folder(job.out)
     with WorkFolder(job.work, job.box) as work:
+        check_signing(job, work)
         cache = build_cache(
             images,
             resolution=plan.input.resolution,

@@ -8,7 +8,17 @@ from collections.abc import Sequence
 import typer
 
 from edge_stl import __version__
-from edge_stl.cli import _demo, _doctor, _inspect, _merge, _plan, _predict, _simulate, _train
+from edge_stl.cli import (
+    _demo,
+    _doctor,
+    _inspect,
+    _merge,
+    _plan,
+    _predict,
+    _simulate,
+    _train,
+    _trust,
+)
 from edge_stl.errors import EdgeStlError, Interrupted, UsageError
 
 
@@ -55,6 +65,10 @@ app.command(epilog="Example: edge-stl predict ensemble.onnx photo.jpg")(_predict
 app.command(epilog="Example: edge-stl evaluate ensemble.onnx photos")(_predict.evaluate)
 app.command(epilog="Example: edge-stl inspect ensemble.onnx")(_inspect.inspect)
 app.command(epilog="Example: edge-stl check ensemble.onnx --target jetpack5")(_inspect.check)
+app.command(epilog="Example: edge-stl keygen -o cam07.key")(_trust.keygen)
+app.command(epilog="Example: edge-stl sign out/*.onnx --key cam07.key")(_trust.sign)
+app.command(epilog="Example: edge-stl verify out/*.onnx --trust trust.toml")(_trust.verify)
+app.add_typer(_trust.app, name="trust")
 app.command(epilog="Example: edge-stl doctor --work ssd/work")(_doctor.doctor)
 app.command(
     epilog="Example: edge-stl simulate plan.toml photos/train --test photos/test --boxes 6 -o run"

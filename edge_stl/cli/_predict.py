@@ -28,13 +28,14 @@ def predict(
     ],
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 takes every core.")] = 0,
     threshold: Threshold = None,
+    trust: opt.TrustFile = None,
     json: opt.Json = False,
 ) -> None:
     """Say what images show. Needs numpy, onnxruntime and Pillow only."""
     from edge_stl.errors import DataError
     from edge_stl.predict import Ensemble
 
-    model = Ensemble(ensemble, threads=threads, threshold=threshold)
+    model = Ensemble(_verified(ensemble, trust), threads=threads, threshold=threshold)
     rows: list[dict[str, Any]] = []
     for path in images:
         try:
@@ -69,13 +70,14 @@ def evaluate(
     images: opt.ImageFolder,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 takes every core.")] = 0,
     threshold: Threshold = None,
+    trust: opt.TrustFile = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Measure an ensemble, and every branch in it alone, on labelled images."""
     from edge_stl.predict import Ensemble, evaluate as run
 
-    model = Ensemble(ensemble, threads=threads, threshold=threshold)
+    model = Ensemble(_verified(ensemble, trust), threads=threads, threshold=threshold)
     with ProgressReporter(quiet=quiet or json) as reporter:
         result = run(model, images, progress=lambda d, t: reporter.advance("evaluating", d, t))
     rows: list[dict[str, Any]] = []
@@ -110,3 +112,12 @@ def evaluate(
     if result.left_out and not quiet:
         counts = ", ".join(f"{n} {reason}" for reason, n in result.left_out.items())
         typer.echo(f"left out: {counts}", err=True)
+
+
+def _verified(ensemble: Path, trust: Path | None) -> Path | bytes:
+    """Return what is to be loaded: with ``--trust`` the very bytes that were verified."""
+    if trust is None:
+        return ensemble
+    from edge_stl.trust import trusted_ensemble
+
+    return trusted_ensemble(ensemble, trust)

@@ -72,6 +72,7 @@ def train(
     device: Annotated[
         Device, typer.Option(help="auto takes a GPU when there is one.")
     ] = Device.cpu,
+    key: opt.Key = None,
     fresh: Annotated[bool, typer.Option(help="Forget what a stopped run left.")] = False,
     jobs: Annotated[
         Path | None,
@@ -156,6 +157,7 @@ def train(
         settings=settings,
         threads=threads or usable_cores(),
         fresh=fresh,
+        key=key,
     )
     with StopRequest(at_once=True) as stop, ProgressReporter(quiet=quiet or json) as reporter:
         files = run_job(job, reporter=reporter, should_stop=stop)
@@ -182,6 +184,10 @@ def train(
     )
     for f in files:
         print_line(f"{f.file}  sha256 {f.sha256}")
+        if f.signature is not None:
+            print_line(
+                f"{f.signature['file']}  number {f.signature['counter']}, key {f.signature['key']}"
+            )
 
 
 def _needed(plan: Path | None, images: Path | None, out: Path | None) -> tuple[Path, Path, Path]:

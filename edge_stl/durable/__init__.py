@@ -3,7 +3,8 @@
 `write_durably` for what a person takes away: branch files, ensembles, plans, tables. A record,
 for what a later run trusts: checkpoints, caches, markers of what is done. It carries its own
 digest, and the generation before it is kept. Nothing else in this project opens a file to write
-it, with the exceptions that ``tests/house/test_writers.py`` names.
+it, with the exceptions that ``tests/house/test_writers.py`` names. `read_once` reads what came from
+outside.
 """
 
 from edge_stl.durable._files import (
@@ -14,6 +15,9 @@ from edge_stl.durable._files import (
     remove,
     write_durably,
 )
+from edge_stl.durable._lock import locked
+from edge_stl.durable._new_file import write_new
+from edge_stl.durable._once import Copied, read_once
 from edge_stl.durable._records import (
     Record,
     discard_record,
@@ -24,15 +28,19 @@ from edge_stl.durable._records import (
 
 
 __all__ = [
+    "Copied",
     "PartFile",
     "Record",
     "discard_record",
+    "locked",
     "make_folder",
     "previous_of",
     "publish",
     "publish_folder",
+    "read_once",
     "read_record",
     "remove",
     "write_durably",
+    "write_new",
     "write_record",
 ]
