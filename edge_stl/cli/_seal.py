@@ -45,9 +45,9 @@ class Seal:
             )
         self.gate: Gate | None = None
         if trust is not None:
-            from exporter.gate import Gate
+            from exporter import gate
 
-            self.gate = Gate.open(trust, anew=anew)
+            self.gate = gate.Gate.open(trust, anew=anew)
             if self.gate.note is not None:
                 typer.echo(f"note: {self.gate.note}", err=True)
         self._key: PrivateKey | None = None

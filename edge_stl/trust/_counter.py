@@ -100,7 +100,7 @@ class Numbers:
             return _Given()
         raise IntegrityError(
             f"{self._path}: damaged, so the numbers given so far are lost; expected the record "
-            "that signing keeps. See the highest number at the desk with 'edge-stl trust list', and run "
+            "that signing keeps. See the highest at the desk with 'edge-stl trust list', and run "
             "edge-stl sign FILE --key KEYFILE --above NUMBER"
         )
 
