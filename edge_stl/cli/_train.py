@@ -122,6 +122,8 @@ def train(
     given = given_options(context)
     if jobs is not None:
         refuse_beside_jobs(given)
+        if key is not None and not quiet:  # by EDGE_STL_KEY
+            typer.echo("note: EDGE_STL_KEY is the key of one box; jobs are not signed", err=True)
         train_jobs(
             jobs,
             shard=shard,

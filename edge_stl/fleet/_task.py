@@ -191,6 +191,7 @@ def _command(task: Task) -> list[str]:
 def _environment(task: Task, gpus: str | None) -> Mapping[str, str]:
     # Ray sets this from the cores of a task, users from their habits; the bytes are the job's.
     environment = {**os.environ, "OMP_NUM_THREADS": str(task.threads)}
+    environment.pop("EDGE_STL_KEY", None)  # the key of one box is none for many
     if task.gpus == 0:
         gpus = ""
     if gpus is not None:
