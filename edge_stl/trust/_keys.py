@@ -150,11 +150,6 @@ def load_private_key(path: Path) -> PrivateKey:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     copied = read_once(path, most=_MOST_BYTES, expected=_WANTED, error=UsageError)
-    if copied.mode & _OTHERS:
-        raise ResourceError(
-            f"{path}: others may read this private key (mode {copied.mode:04o}); expected mode "
-            f"0600. Run: chmod 600 {path}"
-        )
     try:
         key = load_pem_private_key(copied.data, password=None)
     except TypeError:
@@ -170,6 +165,11 @@ def load_private_key(path: Path) -> PrivateKey:
         raise UsageError(
             f"{path}: holds a key of type {type(key).__name__}; expected an Ed25519 key. Make one "
             "with edge-stl keygen"
+        )
+    if copied.mode & _OTHERS:
+        raise ResourceError(
+            f"{path}: others may read this private key (mode {copied.mode:04o}); expected mode "
+            f"0600. Run: chmod 600 {path}"
         )
     return PrivateKey(_public_of(key), key)
 

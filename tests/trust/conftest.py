@@ -1,5 +1,6 @@
 """Keys in memory, and a desk that trusts some of them."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,17 @@ class Desk:
         return path
 
 
-@pytest.fixture
-def desk(tmp_path: Path, keys: Callable[[str], PrivateKey]) -> Desk:
-    made = Desk(tmp_path, keys)
+@pytest.fixture(scope="session")
+def enrolled(tmp_path_factory: pytest.TempPathFactory, keys: Callable[[str], PrivateKey]) -> Path:
+    made = Desk(tmp_path_factory.mktemp("desk"), keys)
     made.enrol("cam01", "cam02")
     add_key(made.trust, "desk", "hq", keys("hq").public)
-    return made
+    return made.folder
+
+
+@pytest.fixture
+def desk(enrolled: Path, tmp_path: Path, keys: Callable[[str], PrivateKey]) -> Desk:
+    """A desk that trusts the boxes cam01 and cam02 and the desk hq, and has taken nothing."""
+    for path in enrolled.iterdir():
+        shutil.copy(path, tmp_path)
+    return Desk(tmp_path, keys)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from edge_stl.errors import DataError
 from edge_stl.trust import (
@@ -84,6 +84,7 @@ def test_no_flipped_bit_in_any_block_of_a_file_is_accepted(trust: Trust, envelop
 
 
 @given(data=st.binary(max_size=400))
+@settings(deadline=None)
 def test_bytes_that_are_no_envelope_are_refused_and_nothing_worse(data: bytes):
     trust = Trust(Path("trust.toml"), {})
     assert "its signature file is damaged" in reasons(FILE, data, trust)
