@@ -188,9 +188,7 @@ def test_with_trust_no_box_talks_its_weight_up(
     assert run_json(*merge, *trust, "--robust", "median")["weights"] is None
 
 
-def test_the_numbers_are_kept_after_the_ensemble_and_not_before(
-    run: Run, fleet: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_numbers_are_kept_after_the_ensemble_and_not_before(run: Run, fleet: Path):
     sign_both(run)
     before = (fleet / "trust.toml.seen").read_bytes()
     code, _, err = run("merge", *FILES, "-o", "no/e.onnx", "--trust", "trust.toml")
@@ -282,7 +280,7 @@ def test_train_signs_what_it_writes_and_the_desk_takes_it(
     monkeypatch: pytest.MonkeyPatch,
 ):  # fmt: skip
     (row,) = run_json(*box, "--key", "cam01.key")["files"]
-    assert sorted(os.listdir("out")) == ["d1.cam01.onnx", "d1.cam01.onnx.sig"]
+    assert sorted(p.name for p in Path("out").iterdir()) == ["d1.cam01.onnx", "d1.cam01.onnx.sig"]
     assert row["signature"]["counter"] == 1
     first = (tmp_path / "out/d1.cam01.onnx.sig").read_bytes()
     run("trust", "add", "cam01", "cam01.key.pub")
@@ -360,5 +358,5 @@ def test_the_key_of_one_box_does_not_sign_the_jobs_of_many(
     )  # fmt: skip
     from edge_stl.fleet._task import Task, _environment
 
-    task = Task(name="b1", arguments=(), threads=1, folder=tmp_path)
+    task = Task(name="b1", arguments=())
     assert "EDGE_STL_KEY" not in _environment(task, None)

@@ -1,5 +1,6 @@
-"""`merge --trust`: nothing unsigned, unknown, revoked, replayed or changed gets into an ensemble."""
+"""`merge --trust`: nothing unsigned, unknown, revoked, replayed or changed gets in."""
 
+import json
 import os
 import shutil
 import threading
@@ -11,7 +12,16 @@ import pytest
 
 from edge_stl.errors import IntegrityError, MergeRefused, UsageError
 from edge_stl.plan import Plan, new_plan
-from edge_stl.trust import PrivateKey, envelope_path, read_seen, revoke_keys, seen_path
+from edge_stl.trust import (
+    Numbers,
+    PrivateKey,
+    envelope_path,
+    read_seen,
+    revoke_keys,
+    seen_path,
+    sign_branch,
+)
+from exporter.agree import read_all
 from exporter.gate import Gate
 from exporter.inspect import inspect_path
 from exporter.manifest import sha256
@@ -115,33 +125,19 @@ def test_a_file_whose_signature_does_not_hold_is_refused_alone(name: str, desk: 
 
 def test_signed_for_another_box_branch_or_plan_is_refused(desk: Any, branch: Branch, keys: Keys):
     data = branch("cam01")
-    for change, said in {
-        "box": (
-            {"box": "cam02", "key": keys("cam02")}, "signed for box cam02, and is of box cam01"),
-        "branch": ({"branch": "d1"}, "is signed for branch d1, and is of branch a1"),
-        "plan": ({"plan_digest": "b" * 64}, "is signed for plan bbbbbbbbbbbb, and is of plan"),
-    }.values():  # fmt: skip
-        path = desk.folder / "x.onnx"
-        shutil.copy(
-            desk.put(
-                data, **{"box": "cam01"} | {k: v for k, v in change.items() if k == "plan_digest"}
-            ),
-            path,
-        )
-        from edge_stl.trust import Numbers, sign_branch
-
-        facts = {"plan_digest": members_plan(data), "box": "cam01", "branch": "a1"} | change
-        key = facts.pop("key", keys("cam01"))
-        _, envelope = sign_branch(key, data, numbers=Numbers(desk.folder / "n"), **facts)
-        envelope_path(path).write_bytes(envelope)
+    path = desk.folder / "x.onnx"
+    path.write_bytes(data)
+    cases = (
+        ({"box": "cam02"}, "cam02", "signed for box cam02, and is of box cam01"),
+        ({"branch": "d1"}, "cam01", "is signed for branch d1, and is of branch a1"),
+        ({"plan_digest": "b" * 64}, "cam01", "is signed for plan bbbbbbbbbbbb, and is of plan"),
+    )
+    for change, owner, said in cases:
+        facts = {"plan_digest": plan_of().digest, "box": "cam01", "branch": "a1"} | change
+        numbers = Numbers(desk.folder / "n")
+        envelope_path(path).write_bytes(sign_branch(keys(owner), data, numbers=numbers, **facts)[1])
         with pytest.raises(IntegrityError, match=said):
             merged(desk, path)
-
-
-def members_plan(data: bytes) -> str:
-    from exporter.read import branch_from_bytes
-
-    return branch_from_bytes(data, name="x").plan.digest
 
 
 def test_all_verdicts_come_in_one_go_and_other_faults_are_a_refusal(
@@ -150,8 +146,8 @@ def test_all_verdicts_come_in_one_go_and_other_faults_are_a_refusal(
     stranger = desk.put(branch("cam09"), box="cam09")
     text = desk.folder / "text.onnx"
     text.write_bytes(b"hello")
+    wrong = desk.put(b"no model", box="cam02", branch="d1")
     with pytest.raises(MergeRefused, match="3 of 4 files refused") as caught:
-        wrong = desk.put(b"no model", box="cam02", branch="d1")
         merged(desk, two[0], stranger, text, wrong)
     said = str(caught.value)
     assert "which trust.toml does not have" in said
@@ -237,8 +233,6 @@ def test_a_box_that_is_no_longer_trusted_must_be_taken_out(desk: Any, two: Any):
 
 @pytest.mark.parametrize("claim", ["x", 7, "A" * 16, None])
 def test_a_claim_of_signatures_that_no_merge_makes_is_damage(claim: Any, desk: Any, two: Any):
-    import json
-
     model = parse_model(merged(desk, *two).model)
     (prop,) = [p for p in model.metadata_props if p.key == "edge_stl.ensemble"]
     record = json.loads(prop.value)
@@ -279,8 +273,6 @@ def test_a_thousand_swaps_during_reading_let_nothing_else_in(desk: Any, branch: 
     thread = threading.Thread(target=swap)
     thread.start()
     gate, taken, refused = Gate.open(desk.trust), 0, 0
-    from exporter.agree import read_all
-
     try:
         for _ in range(1000):
             files, refusals = read_all([good], gate=gate)
@@ -329,7 +321,7 @@ MIXES: dict[str, Plan] = {
 
 @pytest.mark.parametrize("name", MIXES)
 def test_a_good_signature_does_not_let_another_plan_in(
-    name: str, desk: Any, two: Any, branch: Branch, keys: Keys
+    name: str, desk: Any, two: Any, branch: Branch
 ):
     plan = MIXES[name]
     desk.enrol("cam03")
@@ -365,9 +357,7 @@ def test_a_copied_branch_under_another_key_is_refused(desk: Any, two: Any, keys:
     """Its manifest names its box; to sign it with a key of one's own does not change that."""
     stolen = desk.folder / "stolen.onnx"
     shutil.copy(two[0], stolen)
-    from edge_stl.trust import Numbers, sign_branch
-
-    facts = {"plan_digest": members_plan(stolen.read_bytes()), "box": "cam02", "branch": "a1"}
+    facts = {"plan_digest": plan_of().digest, "box": "cam02", "branch": "a1"}
     numbers = Numbers(desk.folder / "n2")
     _, envelope = sign_branch(keys("cam02"), stolen.read_bytes(), numbers=numbers, **facts)
     envelope_path(stolen).write_bytes(envelope)

@@ -48,7 +48,7 @@ def test_nothing_is_overwritten_and_nothing_half_made(taken: str, how: str, tmp_
     with pytest.raises(UsageError, match=r"is there already, and a .* key is never overwritten"):
         make_key(tmp_path / "cam.key")
 
-    assert os.listdir(tmp_path) == [taken]
+    assert list(tmp_path.iterdir()) == [there]
     assert how == "link" or there.read_text() == "mine"
 
 
@@ -64,7 +64,7 @@ def test_a_failing_disk_leaves_no_half_key(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(ResourceError, match="No space left on device"):
         make_key(tmp_path / "cam.key")
-    assert os.listdir(tmp_path) == []
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644, 0o620, 0o700 | 0o001])

@@ -103,7 +103,9 @@ def test_a_record_of_which_nothing_is_left_is_said_with_the_way_out(path: Path):
     path.write_bytes(b"damaged")
     previous_of(path).write_bytes(b"damaged")
     for ask in (numbers.check, lambda: numbers.take("x", A)):
-        with pytest.raises(IntegrityError, match="the numbers given so far are lost; .* --above N"):
+        with pytest.raises(
+            IntegrityError, match=r"the numbers given so far are lost; .* --above N"
+        ):
             ask()
     assert numbers.take("x", A, above=2) == 3
     assert numbers.take("x", B) == 4

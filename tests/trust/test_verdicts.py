@@ -106,13 +106,13 @@ CASES: dict[str, tuple[Callable[[Scene], object], dict[str, Any], str]] = {
     "older number": (nothing, {"counter": 4}, "its number is 4, and number 5 was taken before"),
     "the same file again": (nothing, {"data": b"five", "counter": 5}, TAKEN),
     "the same number, another file": (
-        nothing, {"counter": 5}, "is another file than the one taken before with the same number 5"),
+        nothing, {"counter": 5}, "another file than the one taken before with the same number 5"),
     "the old file under an old number": (
         nothing, {"data": b"five", "counter": 1}, "its number is 1, and number 5"),
     "numbers left out": (nothing, {"counter": 1000}, TAKEN),
     "the largest number": (nothing, {"counter": LARGEST_COUNTER}, TAKEN),
     "after the largest number": (
-        lambda s: s.take(counter=LARGEST_COUNTER), {"counter": LARGEST_COUNTER - 1}, "was taken be"),
+        lambda s: s.take(counter=LARGEST_COUNTER), {"counter": LARGEST_COUNTER - 1}, "was taken"),
     "another branch counts for itself": (nothing, {"branch": "d1", "counter": 1}, TAKEN),
     "another box counts for itself": (
         nothing, {"box": "cam02", "key": "cam02", "counter": 1}, TAKEN),
