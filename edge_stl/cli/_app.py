@@ -27,7 +27,7 @@ _HELP = """Train image classifiers on edge boxes without moving an image or a gr
 The way: plan new -> train (on every box) -> merge (on any desk) -> predict. Try: edge-stl demo
 
 Exit codes: 0 done, 1 unexpected, 2 wrong use, 10 data, 20 machine or resources, 30 stopped and
-resumable, 40 check not ok, 50 merge refused, 60 integrity or signature. --debug shows the traceback.
+resumable, 40 check not ok, 50 merge refused, 60 integrity, signature. --debug: the traceback.
 """
 
 _TYPER_INTERRUPTED = 130
