@@ -2,6 +2,8 @@
 #
 #   make demo [DATA=folder]   the whole way on one machine, pictures at the end
 #   make test                 the tests
+#   make test-night           the tests with all of those that take long
+#   make soak [MINUTES=20]    kills and stops of real runs, for hours
 #   make lint types imports   style, types, import contracts
 #   make bench-mnist bench-roadside   the measurements of docs/results.md
 #   make bench-paper ROW=mnist-fc-sub4   a row of the paper's tables
@@ -16,7 +18,7 @@ BIN := $(VENV)/bin
 OUT ?= $(if $(DATA),demo-own,demo-out)
 EXTRA_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
-.PHONY: demo test lint types imports check setup bench-mnist bench-roadside bench-speed \
+.PHONY: demo test test-night soak lint types imports check setup bench-mnist bench-roadside bench-speed \
 	bench-paper bench-large clean
 
 setup: $(VENV)/.ready
@@ -37,6 +39,15 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider -n 2 --d
 
 test: setup
 	$(PYTEST)
+
+test-night: setup
+	EDGE_STL_NIGHT=1 $(PYTEST)
+
+MINUTES ?= 20
+
+soak: setup
+	EDGE_STL_SOAK=1 EDGE_STL_SOAK_MINUTES=$(MINUTES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+		-p no:cacheprovider -s tests/crash/test_kill.py tests/crash/test_soak.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ another way to fuse it costs seconds.
 import hashlib
 import io
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -142,23 +143,59 @@ def fleet_answers(
     """
     digest = hashlib.sha256(train.labels.tobytes() + held.labels.tobytes()).hexdigest()
     key = json.dumps([plan.digest, asdict(settings), len(train.labels), digest])
+
+    def trained() -> list[Voter]:
+        sides = plan.resolutions[::-1]
+        asked = {side: (held.at(side), test.at(side)) for side in sides[: settings.boxes]}
+        voters = []
+        for box, hand in enumerate(deal(settings, train)):
+            side = sides[box % len(sides)]
+            voters += box_answers(plan, settings, train.part(hand), box, side, asked[side])
+        return voters
+
+    return kept(folder, key, trained)
+
+
+def deal(settings: FleetSettings, train: Pixels) -> list[NDArray[np.int64]]:
+    """Return the indices of every box's images."""
+    return split_images(
+        read_split(settings.split), train.labels, boxes=settings.boxes, seed=settings.seed
+    )
+
+
+def box_answers(
+    plan: Plan,
+    settings: FleetSettings,
+    own: Pixels,
+    box: int,
+    side: int,
+    asked: tuple[NDArray[np.uint8], NDArray[np.uint8]],
+) -> list[Voter]:
+    """Train the branches of one box.
+
+    Args:
+        plan: the plan of all boxes.
+        settings: of its fleet.
+        own: its images at the plan's resolution.
+        box: its number, from 0.
+        side: rows and columns of its camera.
+        asked: held-out and test images at that size.
+    """
+    shrunk = Pixels(own.at(side), own.labels)
+    voters = []
+    for name in branch_names(plan, side, settings.branch):
+        trainer = _trained(plan, settings, shrunk, branch=name)
+        member = _member(trainer, box=f"box{box + 1:02d}")
+        voters.append(Voter(member, *(trainer.answers(images) for images in asked)))
+    return voters
+
+
+def kept(folder: Path, key: str, make: Callable[[], list[Voter]]) -> list[Voter]:
+    """Return what an earlier call kept under a key, or make and keep it."""
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
     if path.is_file():
         return _load(path)
-    hands = split_images(
-        read_split(settings.split), train.labels, boxes=settings.boxes, seed=settings.seed
-    )
-    sides = plan.resolutions[::-1]
-    asked = {side: (held.at(side), test.at(side)) for side in sides[: len(hands)]}
-    voters = []
-    for box, hand in enumerate(hands):
-        side = sides[box % len(sides)]
-        own = train.part(hand)
-        shrunk = Pixels(own.at(side), own.labels)
-        for name in branch_names(plan, side, settings.branch):
-            trainer = _trained(plan, settings, shrunk, branch=name)
-            member = _member(trainer, box=f"box{box + 1:02d}")
-            voters.append(Voter(member, *(trainer.answers(images) for images in asked[side])))
+    voters = make()
     _save(path, voters)
     return voters
 

@@ -1,45 +1,37 @@
-"""Building an image cache: two passes over the files, resumable in the second.
+"""Building an image cache: two passes over the files, both resumable.
 
 The first pass reads headers and chooses the native resolution, the second decodes image after
-image and appends a row for each that can be used.
+image and appends a row for each that can be used. The files are read in a process of its own
+(`edge_stl.images.ImageReader`), so that the next images decode while this one is written.
 """
 
-import hashlib
 import shutil
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from device_agent._cache_files import (
-    CacheFiles,
-    is_regular,
-    read_body,
-    write_body,
-)
+from device_agent import _cache_digest
+from device_agent._cache_digest import SegmentDigests
+from device_agent._cache_files import CacheFiles, is_regular
+from device_agent._cache_reasons import IN_USE, TOO_SMALL, WORDS, array_of, code_of, text_of
 from edge_stl.durable import PartFile
-from edge_stl.errors import DataError, Interrupted, ResourceError
-from edge_stl.images import (
-    ImageList,
-    UnreadableImage,
-    decode,
-    fit_square,
-    fitted_side,
-    native_resolution,
-    read_size,
-)
+from edge_stl.errors import Interrupted, ResourceError
+from edge_stl.images import ImageList, ImageReader, ReadLimits, fitted_side, native_resolution
 
 
-_SAVE_EVERY = 30.0  # seconds of decoding that a power cut may cost
+_SAVE_EVERY = 10.0  # seconds of reading that a power cut may cost
 _SPARE_BYTES = 16 << 20
-_BLOCK = 1 << 20
 
 
 class CacheBuild:
-    """One build of one cache: sizes, native resolution, pixels, record."""
+    """One build of one cache: sizes, native resolution, pixels, record.
+
+    Attributes:
+        resumed: Whether pixels of an earlier run were taken up.
+    """
 
     def __init__(
         self,
@@ -53,53 +45,88 @@ class CacheBuild:
         self.images = images
         self.files = files
         self.settings = settings
-        self.limits = {name: settings[name] for name in ("max_pixels", "max_bytes")}
         self.told = told
         self.progress = progress
         self.should_stop = should_stop
-        self.unreadable: dict[int, str] = {}  # index -> reason
-        self.digest = hashlib.sha256()  # of the rows in the part file
+        self.resumed = False
+        self._at = 0  # steps done
+        # why an image cannot be read, whatever the resolution: (N,) codes
+        self._unreadable = np.zeros(len(images), dtype=np.uint8)
+        self._segment_bytes = _cache_digest.SEGMENT_BYTES
+        self._digests = SegmentDigests(self._segment_bytes)  # of the rows in the part file
 
     def run(self) -> None:
         """Build and publish."""
-        sides = self._read_sides()
+        limits = ReadLimits.of(
+            max_pixels=self.settings["max_pixels"], max_bytes=self.settings["max_bytes"]
+        )
         resolution, levels = self.settings["resolution"], self.settings["levels"]
-        while True:
-            readable = [i for i in range(len(sides)) if i not in self.unreadable]
-            r, _ = native_resolution(sides[readable], resolution=resolution, levels=levels)
-            left_out = self._decode_all(sides, r)
-            # files that have a header and no pixels are not readable either: without them the
-            # 95 % may be other ones. Every further round has found at least one more such file.
-            readable = [i for i in readable if i not in self.unreadable]
-            again, _ = native_resolution(sides[readable], resolution=resolution, levels=levels)
-            if again == r:
-                break
-        by_reason: dict[str, list[int]] = {}
-        for index, reason in sorted(left_out.items()):
-            by_reason.setdefault(reason, []).append(index)
-        body = {
-            "native_resolution": r,
-            "left_out": by_reason,
-            "pixels_sha256": self.digest.hexdigest(),
-        }
-        self.files.publish(body)
+        with ImageReader(limits, poll=self._heed) as reader:
+            sides = self._read_sides(reader)
+            while True:
+                readable = sides[self._unreadable == IN_USE]
+                r, _ = native_resolution(readable, resolution=resolution, levels=levels)
+                left_out = self._decode_all(reader, sides, r)
+                # files that have a header and no pixels are not readable either: without them the
+                # 95 % may be other ones. Every further round has found at least one more of them.
+                readable = sides[self._unreadable == IN_USE]
+                again, _ = native_resolution(readable, resolution=resolution, levels=levels)
+                if again == r:
+                    break
+        self.files.publish(self._body(r, left_out))
 
-    def _read_sides(self) -> npt.NDArray[np.int64]:
-        sides = np.zeros(len(self.images), dtype=np.int64)
-        for index in range(len(self.images)):
-            self._step(index)
-            try:
-                width, height = read_size(self.images.path(index), **self.limits)
-                sides[index] = fitted_side(width, height, self.settings["fit"])
-            except UnreadableImage as error:
-                self.unreadable[index] = error.reason
+    def _read_sides(self, reader: ImageReader) -> npt.NDArray[np.int32]:
+        """Read every header; (N,) int32, 0 where there is none."""
+        sides, start = self._resumed_sides()
+        fit = self.settings["fit"]
+        answers = reader.sizes(map(self.images.path, range(start, len(sides))), fit=fit)
+        done = start
+        saved = time.monotonic()
+        try:
+            for index in range(start, len(sides)):
+                self._step(index)
+                answer = next(answers)
+                if answer.reason is None:
+                    sides[index] = fitted_side(answer.width, answer.height, fit)
+                else:
+                    self._unreadable[index] = code_of(answer.reason)
+                done = index + 1
+                if time.monotonic() - saved > _SAVE_EVERY:
+                    self._save_sides(sides, done)
+                    saved = time.monotonic()
+        finally:
+            if done > start:
+                self._save_sides(sides, done)
         return sides
 
-    def _decode_all(self, sides: npt.NDArray[np.int64], r: int) -> dict[int, str]:
-        """Decode every image that is large enough to the part file; give what was left out."""
-        row_bytes = r * r * self.settings["channels"]
-        start, left_out = self._resumed(r, row_bytes)
-        at = (start - len(left_out)) * row_bytes
+    def _save_sides(self, sides: npt.NDArray[np.int32], done: int) -> None:
+        body = {
+            "done": done,
+            "reasons": WORDS,
+            "sides": text_of(sides[:done]),
+            "unreadable": text_of(self._unreadable[:done]),
+        }
+        self.files.write(self.files.sides_part, body)
+
+    def _resumed_sides(self) -> tuple[npt.NDArray[np.int32], int]:
+        """Give the sides that an earlier build read, and how many they are."""
+        sides = np.zeros(len(self.images), dtype=np.int32)
+        record = self.files.read(self.files.sides_part, told=self.told)
+        if record is None or record["reasons"] != list(WORDS):
+            return sides, 0
+        done = int(record["done"])
+        sides[:done] = array_of(record["sides"], "i4")
+        self._unreadable[:done] = array_of(record["unreadable"], "u1")
+        return sides, done
+
+    def _decode_all(
+        self, reader: ImageReader, sides: npt.NDArray[np.int32], r: int
+    ) -> npt.NDArray[np.uint8]:
+        """Decode every image that is large enough to the part file; give (N,) codes."""
+        channels = self.settings["channels"]
+        row_bytes = r * r * channels
+        start, left_out = self._resumed(sides, r, row_bytes)
+        at = int(np.count_nonzero(left_out[:start] == IN_USE)) * row_bytes
         needed = len(sides) * row_bytes - at + _SPARE_BYTES
         free = shutil.disk_usage(self.files.folder).free
         if free < needed:
@@ -107,19 +134,23 @@ class CacheBuild:
                 f"{self.files.folder}: {free >> 20} MiB are free; expected {needed >> 20} MiB for "
                 "the image cache. Free space or choose another --work."
             )
+        wanted = (start + int(i) for i in np.flatnonzero(left_out[start:] == IN_USE))
+        rows = reader.rows(
+            map(self.images.path, wanted), side=r, channels=channels, fit=self.settings["fit"]
+        )
         done = start
         with PartFile(self.files.pixels_part, at=at) as file:
             try:
                 saved = time.monotonic()
                 for index in range(start, len(sides)):
                     self._step(len(sides) + index)
-                    reason = self.unreadable.get(index)
-                    if reason is None and sides[index] < r:
-                        reason = "too_small"
-                    if reason is None:
-                        reason = self._append(file, index, r)
-                    if reason is not None:
-                        left_out[index] = reason
+                    if left_out[index] == IN_USE:
+                        answer = next(rows)
+                        if answer.reason is None:
+                            file.append(answer.row)
+                            self._digests.update(answer.row)
+                        else:
+                            left_out[index] = self._unreadable[index] = code_of(answer.reason)
                     done = index + 1
                     if time.monotonic() - saved > _SAVE_EVERY:
                         self._save(file, done, r, left_out)
@@ -130,72 +161,62 @@ class CacheBuild:
             self.progress(2 * len(sides), 2 * len(sides))
         return left_out
 
-    def _append(self, file: PartFile, index: int, r: int) -> str | None:
-        """Write one row; give the reason if there is none to write."""
-        path, channels = self.images.path(index), self.settings["channels"]
-        try:
-            pixels = decode(path, channels=channels, **self.limits)
-            row = fit_square(pixels, r, self.settings["fit"])
-        except UnreadableImage as error:
-            self.unreadable[index] = error.reason
-            return error.reason
-        except DataError:  # the file was replaced by a smaller one since its header was read
-            self.unreadable[index] = "too_small"
-            return "too_small"
-        data = row.tobytes()
-        file.append(data)
-        self.digest.update(data)
-        return None
-
-    def _save(self, file: PartFile, done: int, r: int, left_out: dict[int, str]) -> None:
+    def _save(self, file: PartFile, done: int, r: int, left_out: npt.NDArray[np.uint8]) -> None:
         # the rows reach the disk before the record that promises them
         file.sync()
-        body = {
-            "native_resolution": r,
-            "done": done,
-            "left_out": sorted(left_out.items()),
-            "pixels_sha256": self.digest.hexdigest(),
-        }
-        write_body(self.files.record_part, body)
+        self.files.write(self.files.record_part, {"done": done, **self._body(r, left_out[:done])})
 
-    def _resumed(self, r: int, row_bytes: int) -> tuple[int, dict[int, str]]:
-        """Give how many images an earlier build finished, and which of them it left out."""
-        self.digest = hashlib.sha256()
-        record = read_body(self.files.record_part, told=self.told)
-        if record is None or record["native_resolution"] != r:
-            return 0, {}
-        done = int(record["done"])
-        left_out = {int(index): str(reason) for index, reason in record["left_out"]}
-        rows = done - len(left_out)
-        digest = _digest_of_start(self.files.pixels_part, rows * row_bytes)
-        if digest is None or digest.hexdigest() != record["pixels_sha256"]:
-            self.told(f"{self.files.pixels_part}: damaged; reading the images anew")
-            return 0, {}
-        self.digest = digest
-        self.unreadable.update({i: why for i, why in left_out.items() if why != "too_small"})
+    def _body(self, r: int, left_out: npt.NDArray[np.uint8]) -> dict[str, Any]:
+        return {
+            "native_resolution": r,
+            "reasons": WORDS,
+            "left_out": text_of(left_out),
+            "segment_bytes": self._segment_bytes,
+            "pixels_sha256": self._digests.hexdigests(),
+        }
+
+    def _resumed(
+        self, sides: npt.NDArray[np.int32], r: int, row_bytes: int
+    ) -> tuple[int, npt.NDArray[np.uint8]]:
+        """Give how many images an earlier build finished, and what is left out, (N,) codes."""
+        self._digests = SegmentDigests(self._segment_bytes)
+        record = self.files.read(self.files.record_part, told=self.told)
+        done = 0
+        codes = self._unreadable[:0]
+        if (
+            record is not None
+            and record["native_resolution"] == r
+            and record["reasons"] == list(WORDS)
+            and record["segment_bytes"] == self._segment_bytes
+        ):
+            done = int(record["done"])
+            codes = array_of(record["left_out"], "u1")
+            count = int(np.count_nonzero(codes == IN_USE)) * row_bytes
+            part = self.files.pixels_part
+            if is_regular(part) and self._digests.take_up(
+                part, count, record["pixels_sha256"], self._heed
+            ):
+                self.resumed = self.resumed or done > 0
+                unreadable = (codes != IN_USE) & (codes != TOO_SMALL)
+                self._unreadable[:done][unreadable] = codes[unreadable]
+            else:
+                self.told(f"{part}: damaged; reading the images anew")
+                self._digests = SegmentDigests(self._segment_bytes)
+                done = 0
+        left_out = self._unreadable.copy()
+        left_out[(left_out == IN_USE) & (sides < r)] = TOO_SMALL
+        left_out[:done] = codes[:done]
         return done, left_out
 
     def _step(self, done: int) -> None:
-        total = 2 * len(self.images)
+        self._at = done
+        self._heed()
+        if self.progress is not None:
+            self.progress(done, 2 * len(self.images))
+
+    def _heed(self) -> None:
         if self.should_stop is not None and self.should_stop():
             raise Interrupted(
-                f"{self.images.root}: the image cache stopped at step {done} of {total}. "
-                "Run the same command again to go on."
+                f"{self.images.root}: the image cache stopped at step {self._at} of "
+                f"{2 * len(self.images)}. Run the same command again to go on."
             )
-        if self.progress is not None:
-            self.progress(done, total)
-
-
-def _digest_of_start(path: Path, count: int) -> "hashlib._Hash | None":
-    """Digest the first bytes of a file; None if it is no regular file or has fewer."""
-    if not is_regular(path):
-        return None
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while count and (block := file.read(min(count, _BLOCK))):
-                digest.update(block)
-                count -= len(block)
-    except OSError:
-        return None
-    return None if count else digest

@@ -5,12 +5,12 @@ Two files under the cache folder make a cache, both named by the key::
     images-<key>.u8        the pixels, N * r * r * C bytes, row after row
     images-<key>.json      a record of `edge_stl.durable`; its content is JSON
 
-While it is built they are called ``.u8.part`` and ``.json.part``. The record is published last: a
-cache without one does not exist. A record that fails its own digest does not exist either, and
-both records carry the digest of the pixels that they promise.
+While it is built they are called ``.u8.part`` and ``.json.part``, and ``.sides.part`` is a record
+of what the headers said. The record is published last: a cache without one does not exist. A
+record that fails its own digest does not exist either, and the records of pixels carry the digests
+of the pixels that they promise.
 """
 
-import hashlib
 import json
 import stat
 from collections.abc import Callable
@@ -50,18 +50,49 @@ class CacheFiles:
         self.record = folder / f"{name}.json"
         self.pixels_part = folder / f"{name}.u8.part"
         self.record_part = folder / f"{name}.json.part"
+        self.sides_part = folder / f"{name}.sides.part"
         make_folder(folder, mode=0o700, option="--work")
         with suppress(OSError):  # file systems of USB sticks have no modes
             folder.chmod(0o700)
 
     def remove_others(self) -> None:
         """Remove the caches and half-built files of other keys: one folder holds one cache."""
-        records = {self.record, self.record_part}
+        records = {self.record, self.record_part, self.sides_part}
         mine = {self.pixels, self.pixels_part, *records, *map(previous_of, records)}
         for path in self.folder.glob(_PREFIX + "*"):
             if path not in mine:
                 with suppress(OSError):
                     path.unlink()
+
+    def read(self, path: Path, *, told: Callable[[str], object]) -> dict[str, Any] | None:
+        """Read a record that proves itself, and that it is the one it stands for.
+
+        Args:
+            path: One of the three.
+            told: Called with a sentence where the newest one is damaged.
+
+        Returns:
+            The content, or None if there is none, a byte of it changed or it is another one.
+        """
+        record = read_record(path)
+        if record.note is not None:
+            told(record.note)
+        if record.body is None:
+            return None
+        body: dict[str, Any] = json.loads(record.body)  # ours: its digest holds
+        if body.get("of") != path.name:
+            told(f"{path}: holds another record than its name says; starting anew")
+            return None
+        return body
+
+    def write(self, path: Path, body: dict[str, Any]) -> None:
+        """Write a record.
+
+        Args:
+            path: One of the three.
+            body: What JSON can hold.
+        """
+        write_record(path, json.dumps({"of": path.name, **body}, sort_keys=True).encode())
 
     def publish(self, body: dict[str, Any]) -> None:
         """Make the finished pixels and their record visible, in this order.
@@ -70,8 +101,13 @@ class CacheFiles:
             body: The record.
         """
         publish(self.pixels_part, self.pixels)
-        write_body(self.record, body)
+        self.write(self.record, body)
+        self.remove_part()
+
+    def remove_part(self) -> None:
+        """Remove the records of the build, also those of one that ended before it did."""
         discard_record(self.record_part)
+        discard_record(self.sides_part)
 
 
 def is_regular(path: Path) -> bool:
@@ -87,45 +123,3 @@ def is_regular(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
         return False
-
-
-def read_body(path: Path, *, told: Callable[[str], object]) -> dict[str, Any] | None:
-    """Read a record that proves itself.
-
-    Args:
-        path: The file.
-        told: Called with a sentence where the newest one is damaged.
-
-    Returns:
-        The content, or None if there is none or a byte of it changed.
-    """
-    record = read_record(path)
-    if record.note is not None:
-        told(record.note)
-    if record.body is None:
-        return None
-    body: dict[str, Any] = json.loads(record.body)  # ours: its digest holds
-    return body
-
-
-def write_body(path: Path, body: dict[str, Any]) -> None:
-    """Write a record.
-
-    Args:
-        path: The file.
-        body: What JSON can hold.
-    """
-    write_record(path, json.dumps(body, sort_keys=True).encode())
-
-
-def sha256_of(path: Path) -> str:
-    """Digest a file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its sha256 in hex.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,17 +1,18 @@
 """One branch of a job: start or resume, train, write its file."""
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from device_agent import checkpoint
+from device_agent._budget import Watch
 from device_agent._memory import peak_rss_mb
+from device_agent._rehearsal import fit_into_memory
 from device_agent._signing import sign_written
 from device_agent._steps import answer_validation, take_steps
 from device_agent._surroundings import surroundings
 from device_agent._types import Job, JobFile, Reporter
-from device_agent.branch_file import finish_branch
+from device_agent.branch_file import FinishedBranch, finish_branch
 from device_agent.cache import ImageCache
 from device_agent.work import WorkFolder
 from edge_stl import __version__
@@ -21,6 +22,8 @@ from exporter.manifest import sha256
 
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edge_stl.branch import Settings, Trainer
 
 
@@ -31,7 +34,7 @@ def train_one(
     images_digest: str,
     work: WorkFolder,
     reporter: Reporter,
-    should_stop: Callable[[], bool],
+    watch: Watch,
 ) -> JobFile:
     from edge_stl.branch import Settings  # brings torch
 
@@ -51,7 +54,16 @@ def train_one(
         checkpoint.discard(folder)
     setting = surroundings(threads=job.threads)
     left = checkpoint.load(folder, key, told=reporter.note)
-    trainer, earlier = _started(job, branch, cache, settings, left, reporter)
+
+    def new() -> "Trainer":
+        return _new_trainer(job, branch, cache, settings)
+
+    def finish(done: "Trainer") -> FinishedBranch:
+        return finish_branch(done, box=job.box, threads=job.threads)
+
+    trainer, earlier = _started(new, left, reporter)
+    setting_before = {} if earlier is None else earlier.surroundings
+    setting |= fit_into_memory(trainer, setting_before, new, finish, watch=watch, reporter=reporter)
     done = trainer.finished and trainer.answered[0] == trainer.answered[1]
     if earlier is not None and not done:
         _tell_differences(branch, earlier.surroundings, setting, reporter)
@@ -64,10 +76,10 @@ def train_one(
         return total
 
     if not done:
-        take_steps(trainer, save, reporter, should_stop)
-        answer_validation(trainer, save, should_stop)
+        take_steps(trainer, save, reporter, watch)
+        answer_validation(trainer, save, watch)
         seconds = save()
-    finished = finish_branch(trainer, box=job.box, threads=job.threads)
+    finished = finish(trainer)
     trained = finished.trained
     path = job.out / finished.file_name
     write_durably(path, finished.data)
@@ -91,29 +103,27 @@ def train_one(
     )
 
 
+def _new_trainer(job: Job, branch: Branch, cache: ImageCache, settings: "Settings") -> "Trainer":
+    from edge_stl.branch import Trainer  # brings torch
+
+    return Trainer(
+        cache.pixels, cache.labels, plan=job.plan, branch_name=branch.name, settings=settings
+    )
+
+
 def _started(
-    job: Job,
-    branch: Branch,
-    cache: ImageCache,
-    settings: "Settings",
+    new: "Callable[[], Trainer]",
     earlier: checkpoint.Checkpoint | None,
     reporter: Reporter,
 ) -> tuple["Trainer", checkpoint.Checkpoint | None]:
     """Return a trainer at the checkpoint, or a new one and None where there is none that fits."""
-    from edge_stl.branch import Trainer  # brings torch
-
-    def new() -> Trainer:
-        return Trainer(
-            cache.pixels, cache.labels, plan=job.plan, branch_name=branch.name, settings=settings
-        )
-
     trainer = new()
     if earlier is None:
         return trainer, None
     try:
         trainer.restore(earlier.tensors)
     except ValueError:
-        reporter.note(f"{branch.name}: its checkpoint does not fit; starting anew")
+        reporter.note(f"{trainer.branch.name}: its checkpoint does not fit; starting anew")
         return new(), None
     return trainer, earlier
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from device_agent._budget import Watch
 from device_agent._save_clock import SaveClock
 from device_agent._types import Reporter
 from edge_stl.errors import Interrupted
@@ -18,7 +19,7 @@ def take_steps(
     trainer: "Trainer",
     save: Callable[[], object],
     reporter: Reporter,
-    should_stop: Callable[[], bool],
+    watch: Watch,
 ) -> None:
     """Train to the end, with a checkpoint every now and then, and one more when asked to stop."""
     name = trainer.branch.name
@@ -26,7 +27,8 @@ def take_steps(
     while not trainer.finished:
         loss = trainer.step()
         reporter.training(name, trainer.steps_done, trainer.steps_total, trainer.epoch, loss)
-        if should_stop():
+        watch.between_steps(name, save)
+        if watch():
             save()
             raise Interrupted(
                 f"stopped in branch {name} after {trainer.steps_done} of {trainer.steps_total} "

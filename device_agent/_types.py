@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from device_agent._budget import Budget
+from edge_stl.images import LeftOutFiles
 from edge_stl.plan import Plan
 
 
@@ -54,6 +56,16 @@ class JobFile:
     signature: dict[str, str | int] | None = None
 
 
+class JobFiles(list[JobFile]):
+    """The rows of a run, and what stays on the box beside them.
+
+    Attributes:
+        left_out_files: The files that ``left_out`` counts; never in a branch file.
+    """
+
+    left_out_files = LeftOutFiles()
+
+
 @dataclass(frozen=True)
 class Job:
     """What one run of the agent is to do.
@@ -69,6 +81,7 @@ class Job:
         threads: threads of torch.
         fresh: forget what an earlier run left.
         key: file of the private key that signs the branch files; none leaves them unsigned.
+        budget: what it may use.
     """
 
     plan: Plan
@@ -81,3 +94,4 @@ class Job:
     threads: int = 1
     fresh: bool = False
     key: Path | None = None
+    budget: Budget = field(default_factory=Budget)

@@ -8,8 +8,7 @@ stopped goes on where it was; a cache that is there and whole is opened without 
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from device_agent._cache_build import CacheBuild
-from device_agent._cache_files import CacheFiles, is_regular, read_body, sha256_of
+from device_agent._cache_digest import proved
+from device_agent._cache_files import CacheFiles, is_regular
+from device_agent._cache_reasons import IN_USE, WORDS, array_of
 from device_agent.pixels import PixelFile
-from edge_stl.errors import ResourceError
-from edge_stl.images import Fit, ImageList
+from edge_stl.errors import Interrupted, ResourceError
+from edge_stl.images import Chosen, Fit, ImageList, Ledger, LeftOutFiles
 
 
-_FORMAT = 1  # raised when the same image would give other pixels
+# raised when the same image would give other pixels, or the records say them in another way
+_FORMAT = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,13 +39,15 @@ class ImageCache:
         left_out: Number of files that are not in ``pixels``, by reason: what the scan left out,
             what could not be read, and ``too_small``.
         names: The relative path of every row.
+        left_out_files: The files that ``left_out`` counts, sorted as text.
     """
 
     pixels: PixelFile
     labels: npt.NDArray[np.int64]
     native_resolution: int
     left_out: dict[str, int]
-    names: tuple[str, ...]
+    names: Sequence[str]
+    left_out_files: LeftOutFiles
 
 
 def build_cache(
@@ -76,7 +80,8 @@ def build_cache(
         told: Called with a sentence for everything damaged that is built anew.
         progress: Called with (steps done, steps in all); reading a header is a step, decoding an
             image is another.
-        should_stop: Asked before every step.
+        should_stop: Asked before every step, between blocks of a file that is checked, and at
+            least every second while an image is waited for.
 
     Returns:
         The cache.
@@ -99,18 +104,32 @@ def build_cache(
     }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     files = CacheFiles(folder, key)
-    cache = _opened(files, images, channels, told)
-    if cache is None:
+
+    def heed() -> None:
+        if should_stop is not None and should_stop():
+            raise Interrupted(
+                f"{images.root}: stopped while the image cache was checked. "
+                "Run the same command again to go on."
+            )
+
+    cache = _opened(files, images, channels, told, heed)
+    if cache is not None:
+        files.remove_part()
+    else:
         files.remove_others()
-        build = CacheBuild(images, files, settings, told, progress, should_stop)
-        try:
-            build.run()
-        except OSError as error:
-            raise ResourceError(
-                f"{folder}: the image cache cannot be written ({error.strerror}); expected a "
-                "writable disk with space. Free space or choose another --work."
-            ) from error
-        cache = _opened(files, images, channels, told)
+        again = True
+        while cache is None and again:
+            build = CacheBuild(images, files, settings, told, progress, should_stop)
+            try:
+                build.run()
+            except OSError as error:
+                raise ResourceError(
+                    f"{folder}: the image cache cannot be written ({error.strerror}); expected a "
+                    "writable disk with space. Free space or choose another --work."
+                ) from error
+            cache = _opened(files, images, channels, told, heed)
+            # what an earlier run wrote may have been damaged since, once
+            again = build.resumed
     if cache is None:
         raise ResourceError(
             f"{files.pixels}: does not read back as it was written; expected the same bytes. "
@@ -120,41 +139,53 @@ def build_cache(
 
 
 def _opened(
-    files: CacheFiles, images: ImageList, channels: int, told: Callable[[str], object]
+    files: CacheFiles,
+    images: ImageList,
+    channels: int,
+    told: Callable[[str], object],
+    heed: Callable[[], object],
 ) -> ImageCache | None:
     """Open a published cache after proving every byte of it; None if there is no whole one."""
-    record = read_body(files.record, told=told)
-    if record is None:
+    record = files.read(files.record, told=told)
+    if record is None or record["reasons"] != list(WORDS):
         return None
     damaged = f"{files.pixels}: damaged; reading the images anew"
     if not is_regular(files.pixels):
         told(damaged)
         return None
     r = int(record["native_resolution"])
-    dropped: dict[str, list[int]] = record["left_out"]
-    keep = np.ones(len(images), dtype=np.bool_)
-    for indices in dropped.values():
-        keep[indices] = False
+    codes = array_of(record["left_out"], "u1")
+    keep = codes == IN_USE
     shape = (int(keep.sum()), r, r, channels)
     try:
         pixels = PixelFile(files.pixels, shape)
     except (OSError, ValueError):
         told(damaged)
         return None
-    if not _proved(pixels, record["pixels_sha256"]):
+    digests, segment = record["pixels_sha256"], int(record["segment_bytes"])
+    try:
+        whole = proved(pixels.path, int(np.prod(shape, dtype=np.int64)), digests, segment, heed)
+    except BaseException:
+        pixels.close()
+        raise
+    if not whole:
         pixels.close()
         told(damaged)
         return None
-    left_out = Counter(images.left_out)
-    left_out.update({reason: len(indices) for reason, indices in dropped.items()})
-    names = tuple(images.paths[i] for i in np.flatnonzero(keep))
+    left_out, files_left_out = _left_out(images, codes)
     labels = images.labels[keep]
     labels.setflags(write=False)
-    return ImageCache(pixels, labels, r, dict(sorted(left_out.items())), names)
+    names = Chosen.where(images.paths, keep)
+    return ImageCache(pixels, labels, r, left_out, names, files_left_out)
 
 
-def _proved(pixels: PixelFile, digest: str) -> bool:
-    try:
-        return sha256_of(pixels.path) == digest  # in blocks: the file is larger than the memory
-    except OSError:
-        return False
+def _left_out(
+    images: ImageList, codes: npt.NDArray[np.uint8]
+) -> tuple[dict[str, int], LeftOutFiles]:
+    """Put what the scan and what the decoder left out together."""
+    ledger = Ledger()
+    for file, reason in images.left_out_files:
+        ledger.note(file, reason)
+    for index in np.flatnonzero(codes):
+        ledger.note(images.paths[int(index)], WORDS[codes[index] - 1])
+    return dict(sorted(ledger.counts.items())), ledger.files()

@@ -3,11 +3,12 @@
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_stl.durable import discard_record, read_record, write_record
+from edge_stl.durable import discard_record, read_record, remove_leftovers, write_record
 
 
 if TYPE_CHECKING:
@@ -64,11 +65,13 @@ def load(folder: Path, key: str, *, told: Callable[[str], object]) -> Checkpoint
         told: called with a sentence where the newest one is damaged.
 
     Raises:
-        ResourceError: a folder is in its place.
+        ResourceError: a folder is in its place, or the disk does not take the newest one anew.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load as unpack
 
+    with suppress(OSError):
+        remove_leftovers(folder / _FILE)  # a branch that is finished already is not written again
     record = read_record(folder / _FILE)
     if record.note is not None:
         told(record.note)
@@ -81,9 +84,14 @@ def load(folder: Path, key: str, *, told: Callable[[str], object]) -> Checkpoint
         if meta["key"] != key:
             return None
         surroundings = {str(k): str(v) for k, v in json.loads(meta["surroundings"]).items()}
-        return Checkpoint(unpack(body), float(meta["seconds"]), surroundings)
+        left = Checkpoint(unpack(body), float(meta["seconds"]), surroundings)
     except (SafetensorError, AttributeError, KeyError, ValueError, TypeError):
         return None
+    if record.note is not None:
+        # Two generations again: a finished branch is not saved once more, and would be told of at
+        # every run.
+        write_record(folder / _FILE, body)
+    return left
 
 
 def discard(folder: Path) -> None:

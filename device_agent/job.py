@@ -4,23 +4,32 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from device_agent._budget import Watch
 from device_agent._one_branch import train_one
+from device_agent._preflight import checkpoint_bytes, refuse_full_disk
 from device_agent._signing import check_signing
-from device_agent._types import Job, JobFile, Reporter, Silent
+from device_agent._types import Job, JobFile, JobFiles, Reporter, Silent
 from device_agent.cache import ImageCache, build_cache
 from device_agent.work import WorkFolder
 from edge_stl.durable import make_folder
-from edge_stl.errors import DataError, UsageError
+from edge_stl.errors import (
+    OUT_OF_MEMORY,
+    DataError,
+    Interrupted,
+    ResourceError,
+    UsageError,
+    ran_out_of_memory,
+)
 from edge_stl.images import scan
 from edge_stl.plan import Branch, Plan, nearest, networks
 
 
-__all__ = ["Job", "JobFile", "Reporter", "Silent", "run_job", "usable_cores"]
+__all__ = ["Job", "JobFile", "JobFiles", "Reporter", "Silent", "run_job", "usable_cores"]
 
 
 def run_job(
     job: Job, *, reporter: Reporter | None = None, should_stop: Callable[[], bool] = lambda: False
-) -> list[JobFile]:
+) -> JobFiles:
     """Scan, decode, train, export; resumes by itself.
 
     Args:
@@ -29,7 +38,7 @@ def run_job(
         should_stop: asked after every image and training step.
 
     Returns:
-        one row per branch file written.
+        one row per branch file written, with the files that were left out.
 
     Raises:
         DataError: the images cannot be used.
@@ -40,6 +49,14 @@ def run_job(
     """
     _need_torch()
     reporter = reporter or Silent()
+    watch = Watch(job.budget, should_stop, reporter)
+    try:
+        return _run(job, reporter, watch)
+    except Interrupted as stopped:
+        raise watch.told(stopped) from None
+
+
+def _run(job: Job, reporter: Reporter, watch: Watch) -> JobFiles:
     plan = job.plan
     if job.branch not in ("auto", "all", *(b.name for b in plan.branches)):
         choices = ["auto", "all", *(b.name for b in plan.branches)]
@@ -48,6 +65,7 @@ def run_job(
         )
     images = scan(job.images, plan.classes)
     make_folder(job.out)
+    refuse_full_disk(job, _asked_for(job), images=len(images))
     with WorkFolder(job.work, job.box) as work:
         check_signing(job, work)
         cache = build_cache(
@@ -61,15 +79,18 @@ def run_job(
             folder=work.path / "images",
             told=reporter.note,
             progress=reporter.decoding,
-            should_stop=should_stop,
+            should_stop=watch,
         )
         _tell_left_out(cache, reporter)
         branches = _chosen(job, cache)
+        refuse_full_disk(job, branches)
         with cache.pixels, _torch_settings(job.threads):
-            return [
-                train_one(job, branch, cache, images.digest, work, reporter, should_stop)
-                for branch in branches
-            ]
+            rows = JobFiles()
+            for branch in branches:
+                watch.enter(branch.name)
+                rows.append(train_one(job, branch, cache, images.digest, work, reporter, watch))
+        rows.left_out_files = cache.left_out_files
+        return rows
 
 
 @contextmanager
@@ -93,14 +114,23 @@ def _need_torch() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         import torch  # noqa: F401  (the missing-extra line must be ours)
-    except ImportError:
+    except ImportError as error:
+        if ran_out_of_memory(error):
+            raise ResourceError(OUT_OF_MEMORY) from None
         raise UsageError("training needs torch: pip install 'edge-stl[train]'") from None
 
 
 def _tell_left_out(cache: ImageCache, reporter: Reporter) -> None:
     if cache.left_out:
         counts = ", ".join(f"{n} {reason}" for reason, n in sorted(cache.left_out.items()))
-        reporter.note(f"{len(cache.names)} images used; left out: {counts}")
+        reporter.note(f"{len(cache.names)} images used; left out: {counts} (--json names them)")
+
+
+def _asked_for(job: Job) -> tuple[Branch, ...]:
+    """Return the smallest branch that the job can come to, before its images are looked at."""
+    plan = job.plan
+    wanted = [b for b in plan.branches if job.branch in ("auto", "all", b.name)]
+    return (min(wanted, key=lambda branch: checkpoint_bytes(plan, branch)),)
 
 
 def _chosen(job: Job, cache: ImageCache) -> tuple[Branch, ...]:

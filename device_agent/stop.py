@@ -1,17 +1,22 @@
 """Stopping on request: the first signal asks, the second one insists."""
 
+import math
 import signal
+import time
 from types import FrameType, TracebackType
 from typing import Self
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_TOGETHER = 0.2  # seconds
 
 
 class StopRequest:
     """While the context is open, SIGINT and SIGTERM set `requested` instead of killing.
 
-    A second SIGINT raises KeyboardInterrupt, for who cannot wait for the checkpoint.
+    A second SIGINT raises KeyboardInterrupt, for who cannot wait for the checkpoint. One that comes
+    right with the first counts as the same: a signal to a group of processes arrives here from the
+    sender and from the parent.
 
     Args:
         at_once: until somebody asks for the first time, either signal raises KeyboardInterrupt:
@@ -25,6 +30,7 @@ class StopRequest:
     def __init__(self, *, at_once: bool = False) -> None:
         self.requested = False
         self._at_once = at_once
+        self._first = -math.inf
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
@@ -49,7 +55,9 @@ class StopRequest:
         return self.requested
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        insists = self.requested and number == signal.SIGINT
-        self.requested = True
+        now = time.monotonic()
+        insists = self.requested and number == signal.SIGINT and now - self._first > _TOGETHER
+        if not self.requested:
+            self.requested, self._first = True, now
         if insists or self._at_once:
             raise KeyboardInterrupt(signal.Signals(number).name)

@@ -1,9 +1,7 @@
 """``python -m edge_stl`` is the ``edge-stl`` command."""
 
-import sys
-
-from edge_stl.cli import main
+from edge_stl.cli import console
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console()

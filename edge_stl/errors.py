@@ -13,6 +13,32 @@ expected. What to do. The tree::
     └── IntegrityError   60   a digest or signature does not hold
 """
 
+import errno
+
+
+_NO_MEMORY = ("allocate memory", "bad_alloc", "failed to map segment", "start new thread")
+"""What torch, C++, the dynamic linker and Python say where memory runs out."""
+
+
+OUT_OF_MEMORY = (
+    "out of memory; the last checkpoint and every finished file are kept. Close other programs, or "
+    "train with --threads 1, a lower --max-memory or a coarser --branch"
+)
+"""The sentence for it."""
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception, or one it came from, is about memory that is not there."""
+    seen: list[BaseException] = []
+    while error not in seen:
+        seen.append(error)
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+            return True
+        if any(words in str(error) for words in _NO_MEMORY):
+            return True
+        error = error.__cause__ or error.__context__ or error
+    return False
+
 
 class EdgeStlError(Exception):
     """Root of all errors that edge-stl raises on purpose; the message is one line."""

@@ -105,6 +105,48 @@ def fabricated_branch(plan: Any, branch: str, *, seed: int = 0, **facts: Any) ->
     )
 
 
+@pytest.fixture(autouse=True, scope="session")
+def kept_readers() -> Iterator[None]:
+    """Let one process decode for many builds: each takes a fifth of a second to start.
+
+    Only one that runs what it should, under the same limits, without an answer outstanding, and
+    of this very process, should a test fork.
+    """
+    from edge_stl.images import _reader, _reader_process
+
+    kept: dict[Any, Any] = {}
+    real = _reader_process.ReaderProcess
+
+    class Kept(real):  # type: ignore[misc, valid-type]
+        def __new__(cls, limits: Any, poll: Any) -> Any:  # noqa: ARG004
+            return kept.pop(cls.key(limits), None) or super().__new__(cls)
+
+        def __init__(self, limits: Any, poll: Any) -> None:
+            if hasattr(self, "own_key"):
+                self.poll = poll
+                return
+            self.own_key = self.key(limits)
+            super().__init__(limits, poll)
+
+        @staticmethod
+        def key(limits: Any) -> Any:
+            return (os.getpid(), limits, _reader_process.CHILD, os.environ.get("PYTHONPATH"))
+
+        def close(self) -> None:
+            good = self.unanswered == 0 and self._process.poll() is None
+            if good and self.key(self.own_key[1]) == self.own_key and self.own_key not in kept:
+                self.poll = lambda: None
+                kept[self.own_key] = self
+            else:
+                super().close()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_reader, "ReaderProcess", Kept)
+        yield
+    for process in kept.values():
+        real.close(process)
+
+
 @pytest.fixture(autouse=True)
 def subnormal_numbers() -> Iterator[None]:
     """Give back what training switches off for the whole process; Hypothesis needs them."""

@@ -54,7 +54,7 @@ def _torch_layer(step: nets.Step) -> nn.Module:  # noqa: PLR0911  (one way out p
         case nets.Flatten():
             return nn.Flatten()
         case nets.Residual():
-            return _filled(_Residual(), nets.inside(step))
+            return _filled(Residual(), nets.inside(step))
 
 
 class _PlaneMean(nn.Module):
@@ -65,7 +65,7 @@ class _PlaneMean(nn.Module):
         return x.mean(dim=(2, 3))
 
 
-class _Residual(nn.Sequential):
+class Residual(nn.Sequential):
     """The sum of its input and of what its layers make of it."""
 
     def forward(self, x: Tensor) -> Tensor:

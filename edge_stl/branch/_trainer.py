@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from edge_stl.bands import bank, sharpness
 from edge_stl.branch import _augment
+from edge_stl.branch._accumulate import accumulated_logits
 from edge_stl.branch._calibrate import class_mean_log_loss, fit_temperature
 from edge_stl.branch._facts import Settings, Trained
 from edge_stl.branch._module import build_module, folded_parameters
@@ -22,7 +23,7 @@ from edge_stl.branch._optimizer import adamw, batch_size, one_cycle
 from edge_stl.branch._pixels import Pixels
 from edge_stl.branch._split import split_validation
 from edge_stl.branch._whole import first_misfit
-from edge_stl.errors import CheckError, DataError
+from edge_stl.errors import CheckError, DataError, ran_out_of_memory
 from edge_stl.fusion import Member, member_probabilities
 from edge_stl.layers import Analysis
 from edge_stl.plan import Plan
@@ -49,6 +50,8 @@ class Trainer:
         native_resolution: rows and columns of the images.
         settings: how it is trained.
         batch_size: images per step, nearly.
+        micro_batch: images that go through the network at the same time, so that a step fits into
+            little memory; the step is that of the whole batch all the same. None: all of them.
         steps_done: optimizer steps so far.
         steps_total: steps of the whole run.
 
@@ -95,6 +98,7 @@ class Trainer:
         self._optimizer = adamw(self._module, settings)
         self._seen_index = torch.from_numpy(self._seen).to(self._device)
         self.batch_size = settings.batch_size or batch_size(len(self._train))
+        self.micro_batch: int | None = None
         self._batches = math.ceil(len(self._train) / self.batch_size)
         self.steps_done = 0
         self.steps_total = self._batches * settings.epochs
@@ -133,19 +137,7 @@ class Trainer:
             CheckError: the loss is not finite.
         """
         self._enter(self.epoch)
-        assert self._draws is not None  # noqa: S101  (drawn on entering the epoch)
-        index = self._order[self.steps_done % self._batches]
-        inputs = self._bands(_augment.apply(self._images, index, self._draws))
-        targets = np.searchsorted(self._seen, self._labels[index])
-        rate = self.settings.learning_rate * one_cycle(self.steps_done, self.steps_total)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        self._module.train()
-        logits = self._module(inputs).index_select(1, self._seen_index)
-        loss = self.loss(logits, torch.from_numpy(targets).to(self._device))
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
-        self._optimizer.step()
+        loss = self._learn(self._order[self.steps_done % self._batches])
         self.steps_done += 1
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -154,6 +146,50 @@ class Trainer:
                 "training diverged. Lower training.learning_rate in the plan"
             )
         return value
+
+    def _learn(self, index: NDArray[np.int64]) -> Tensor:
+        """Take a step on some images and return its loss."""
+        assert self._draws is not None  # noqa: S101  (drawn on entering the epoch)
+        inputs = self._bands(_augment.apply(self._images, index, self._draws))
+        targets = np.searchsorted(self._seen, self._labels[index])
+        rate = self.settings.learning_rate * one_cycle(self.steps_done, self.steps_total)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._module.train()
+        logits = self._training_logits(inputs).index_select(1, self._seen_index)
+        loss = self.loss(logits, torch.from_numpy(targets).to(self._device))
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
+        self._optimizer.step()
+        return loss
+
+    def rehearse(self, images: int) -> None:
+        """Take a step on the first images of the epoch that counts as none.
+
+        It takes the memory of a real one. Only for a trainer that is thrown away after.
+        """
+        self._enter(self.epoch)
+        self._learn(np.concatenate(self._order)[:images])
+
+    def rehearse_answers(self) -> None:
+        """Answer on as many validation images as `finish` answers on at the same time."""
+        self.answers(np.asarray(self._images[self._validation[: self._at_once]]))
+
+    @property
+    def largest_batch(self) -> int:
+        """Return how many images the largest step sees: the batch size, or a few less."""
+        return math.ceil(len(self._train) / self._batches)
+
+    @property
+    def largest_evaluation(self) -> int:
+        """Return how many images at most `finish` answers on at the same time, at least 1."""
+        return max(1, min(_EVALUATION_BATCH, self._most_floats, len(self._validation)))
+
+    def _training_logits(self, inputs: Tensor) -> Tensor:
+        if self.micro_batch is None or self.micro_batch >= len(inputs):
+            logits: Tensor = self._module(inputs)
+            return logits
+        return accumulated_logits(self._module, inputs, micro=self.micro_batch)
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of a batch in nats, a scalar: cross-entropy over the seen classes.
@@ -185,18 +221,32 @@ class Trainer:
     def _bands(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Return the branch's input ``(n, C * B, h, w)`` of pixels ``(n, r, r, C)``."""
         # A few images at a time: floats of large images are many times their bands.
-        parts: list[Tensor] = []
         whole = torch.from_numpy(pixels)
-        for part in whole.split(self._at_once):  # type: ignore[no-untyped-call]  # torch leaves it so
-            planes = part.to(self._device).permute(0, 3, 1, 2)
-            parts.append(self._analysis(planes.contiguous().float().div_(255)))
-        bands = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return bands.contiguous(memory_format=torch.channels_last)
+        bands: Tensor | None = None
+        for start in range(0, len(whole), self._at_once):
+            part = whole[start : start + self._at_once].to(self._device).permute(0, 3, 1, 2)
+            made: Tensor = self._analysis(part.contiguous().float().div_(255))
+            if bands is None:
+                shape = (len(whole), *made.shape[1:])
+                bands = torch.empty(
+                    shape,
+                    dtype=made.dtype,
+                    device=made.device,
+                    memory_format=torch.channels_last,
+                )
+            bands[start : start + self._at_once] = made
+        assert bands is not None  # noqa: S101  (nobody asks about no image)
+        return bands
 
     @property
     def _at_once(self) -> int:
         """Return how many images may be floats at the same time."""
-        return max(1, min(_EVALUATION_BATCH, _AT_ONCE // math.prod(self._images.shape[1:])))
+        most = _EVALUATION_BATCH if self.micro_batch is None else self.micro_batch
+        return min(most, self._most_floats)
+
+    @property
+    def _most_floats(self) -> int:
+        return max(1, _AT_ONCE // math.prod(self._images.shape[1:]))
 
     # -- stopping and going on ------------------------------------------------------------------
 
@@ -241,6 +291,8 @@ class Trainer:
             self._answers = self._checked_answers(tensors["answers"])
             self.steps_done = int(tensors["steps_done"])
         except (KeyError, RuntimeError, ValueError) as error:
+            if ran_out_of_memory(error):
+                raise
             raise ValueError(f"not a state of this branch: {error}") from None
 
     def _checked_answers(self, tensor: Tensor) -> NDArray[np.float32]:

@@ -1,9 +1,12 @@
 """All verbs in one command; every error is one line and a documented exit code."""
 
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import typer
 
@@ -19,7 +22,14 @@ from edge_stl.cli import (
     _train,
     _trust,
 )
-from edge_stl.errors import EdgeStlError, Interrupted, UsageError
+from edge_stl.errors import (
+    OUT_OF_MEMORY,
+    EdgeStlError,
+    Interrupted,
+    ResourceError,
+    UsageError,
+    ran_out_of_memory,
+)
 
 
 _HELP = """Train image classifiers on edge boxes without moving an image or a gradient.
@@ -88,7 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        code = app(args=arguments, prog_name="edge-stl", standalone_mode=False)
+        with _termination_as_interrupt():
+            code = app(args=arguments, prog_name="edge-stl", standalone_mode=False)
         if code == _TYPER_INTERRUPTED:
             raise KeyboardInterrupt  # noqa: TRY301
         sys.stdout.flush()
@@ -105,6 +116,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(_known(error), debug=debug)
 
 
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does, so that it too is answered by a line and exit code 30.
+
+    `train` takes both over once it has something to save.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what signals do
+        return
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        # None: not set by Python, and nothing that Python could set again
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
 def _known(error: Exception) -> EdgeStlError:
     """Turn what the command-line parser and the operating system raise into our errors."""
     if hasattr(error, "format_message"):  # click's and typer's wrong-use errors
@@ -113,10 +145,8 @@ def _known(error: Exception) -> EdgeStlError:
         return UsageError(f"{error.format_message()} See --help")
     if type(error).__name__ == "Abort":
         return Interrupted("stopped; the same command starts again")
-    if isinstance(error, MemoryError):
-        from edge_stl.errors import ResourceError
-
-        return ResourceError("out of memory; close other programs or use smaller images")
+    if ran_out_of_memory(error):
+        return ResourceError(OUT_OF_MEMORY)
     text = str(error).strip().splitlines()
     first = text[0] if text else "no message"
     return EdgeStlError(
@@ -130,8 +160,3 @@ def _fail(error: EdgeStlError, *, debug: bool) -> int:
     line = " ".join(str(error).splitlines())
     print(f"edge-stl: {line}", file=sys.stderr)
     return error.exit_code
-
-
-def console() -> None:
-    """Entry point of the installed command."""
-    sys.exit(main())

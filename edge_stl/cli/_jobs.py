@@ -19,6 +19,8 @@ _ONE = {
     "plan_file": "PLAN", "images": "IMAGES", "out": "-o", "box": "--box", "branch": "--branch",
     "epochs": "--epochs", "seed": "--seed", "threads": "--threads", "device": "--device",
     "key": "--key",
+    "time_budget": "--time-budget", "max_memory": "--max-memory", "max_celsius": "--max-celsius",
+    "nice": "--nice",
 }  # fmt: skip
 _MANY = {
     "shard": "--shard", "parallel": "--parallel", "retries": "--retries", "engine": "--engine",

@@ -18,8 +18,9 @@ from rich.table import Table
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON object to stdout."""
-    print(json.dumps(document, ensure_ascii=False, allow_nan=False))
+    """Print one JSON object to stdout: in UTF-8, or in ASCII where stdout takes no UTF-8."""
+    ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    print(json.dumps(document, ensure_ascii=ascii_only, allow_nan=False))
 
 
 def print_line(text: str) -> None:

@@ -1,15 +1,21 @@
 """``edge-stl train``: the agent's job on one box, or the many jobs of a file."""
 
 import enum
+import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edge_stl._parent import began
 from edge_stl.cli import _options as opt
 from edge_stl.cli._jobs import given_options, refuse_beside_jobs, refuse_without_jobs, train_jobs
 from edge_stl.cli._output import ProgressReporter, percent, print_json, print_line, print_table
+
+
+if TYPE_CHECKING:
+    from device_agent._budget import Budget
 
 
 class Device(enum.StrEnum):
@@ -20,6 +26,7 @@ class Device(enum.StrEnum):
     auto = "auto"
 
 
+_BUDGETS = "Budgets"
 _MANY = "Many jobs: instead of PLAN and IMAGES"
 
 
@@ -69,6 +76,43 @@ def train(
             show_default=False,
         ),
     ] = None,
+    time_budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Stop after 45s, 90m or 1h30m, with a checkpoint; the same command goes on.",
+            show_default=False,
+            rich_help_panel=_BUDGETS,
+        ),
+    ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Stay within 600M, 1.5G or 700MiB of resident memory; tried out before it trains.",
+            show_default=False,
+            rich_help_panel=_BUDGETS,
+        ),
+    ] = None,
+    max_celsius: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DEGREES",
+            help="Pause at this temperature; by default 5 below where the machine switches itself "
+            "off; off: never.",
+            show_default=False,
+            rich_help_panel=_BUDGETS,
+        ),
+    ] = None,
+    nice: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=19,
+            help="Give way to other programs: 0 not at all, 19 to all of them.",
+            rich_help_panel=_BUDGETS,
+        ),
+    ] = 0,
     device: Annotated[
         Device, typer.Option(help="auto takes a GPU when there is one.")
     ] = Device.cpu,
@@ -141,8 +185,10 @@ def train(
     from device_agent.job import Job, run_job, usable_cores
     from device_agent.stop import StopRequest
     from device_agent.work import refuse_nesting, resolve_work
+    from edge_stl.images import as_utf_8
     from edge_stl.plan import read_plan
 
+    budget = _budget(time_budget, max_memory, max_celsius)
     plan = read_plan(plan_file)
     folder, box_id = resolve_work(plan, work=work, box=box)
     refuse_nesting(out, folder)
@@ -160,11 +206,16 @@ def train(
         threads=threads or usable_cores(),
         fresh=fresh,
         key=key,
+        budget=budget,
     )
+    os.nice(nice)
     with StopRequest(at_once=True) as stop, ProgressReporter(quiet=quiet or json) as reporter:
         files = run_job(job, reporter=reporter, should_stop=stop)
     if json:
-        print_json({"files": [asdict(f) for f in files]})
+        left_out = [
+            {"file": as_utf_8(name), "reason": reason} for name, reason in files.left_out_files
+        ]
+        print_json({"files": [asdict(f) for f in files], "left_out_files": left_out})
         return
     print_table(
         "",
@@ -201,6 +252,18 @@ def _needed(plan: Path | None, images: Path | None, out: Path | None) -> tuple[P
     if out is None:
         raise UsageError("Missing option '-o' / '--out'. See --help")
     return plan, images, out
+
+
+def _budget(time_budget: str | None, max_memory: str | None, max_celsius: str | None) -> "Budget":
+    from device_agent._budget import Budget, bytes_of, celsius_of, seconds_of
+
+    until = None if time_budget is None else began() + seconds_of(time_budget)
+    return Budget(
+        until=until,
+        time=time_budget or "",
+        memory=None if max_memory is None else bytes_of(max_memory),
+        celsius=None if max_celsius is None else celsius_of(max_celsius),
+    )
 
 
 def _device(device: Device) -> str:

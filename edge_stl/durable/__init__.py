@@ -13,6 +13,7 @@ from edge_stl.durable._files import (
     publish,
     publish_folder,
     remove,
+    remove_leftovers,
     write_durably,
 )
 from edge_stl.durable._lock import locked
@@ -40,6 +41,7 @@ __all__ = [
     "read_once",
     "read_record",
     "remove",
+    "remove_leftovers",
     "write_durably",
     "write_new",
     "write_record",

@@ -54,7 +54,7 @@ def write_durably(
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        _remove_leftovers(path)
+        remove_leftovers(path)
         _write_new(temporary, data, mode)
         if read_back:
             _read_back(temporary, data, path)
@@ -114,6 +114,24 @@ def remove(path: Path) -> None:
     with suppress(FileNotFoundError):
         os.unlink(path)  # noqa: PTH108
         _sync_folder(path.parent)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left half-written of a file; each may be as large as it.
+
+    Args:
+        path: the file, there or not.
+
+    Raises:
+        OSError: its folder cannot be listed.
+    """
+    start, end = f".{path.name}.", ".tmp"
+    for name in os.listdir(path.parent):  # noqa: PTH208
+        process = name.removeprefix(start).removesuffix(end)
+        if name != f"{start}{process}{end}" or not process.isdecimal() or _runs(int(process)):
+            continue
+        with suppress(OSError):
+            os.unlink(path.with_name(name))  # noqa: PTH108
 
 
 def make_folder(folder: Path, *, mode: int = 0o777, option: str = "-o") -> None:
@@ -285,17 +303,6 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Remove what a killed process left half-written of this file; each may be as large as it."""
-    start, end = f".{path.name}.", ".tmp"
-    for name in os.listdir(path.parent):  # noqa: PTH208
-        process = name.removeprefix(start).removesuffix(end)
-        if name != f"{start}{process}{end}" or not process.isdecimal() or _runs(int(process)):
-            continue
-        with suppress(OSError):
-            os.unlink(path.with_name(name))  # noqa: PTH108
 
 
 def _runs(process: int) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edge_stl._parent import ALONE
 from edge_stl.durable import make_folder, write_record
 from edge_stl.errors import EdgeStlError, Interrupted, ResourceError
 from edge_stl.fleet import _leash
@@ -190,7 +191,8 @@ def _command(task: Task) -> list[str]:
 
 def _environment(task: Task, gpus: str | None) -> Mapping[str, str]:
     # Ray sets this from the cores of a task, users from their habits; the bytes are the job's.
-    environment = {**os.environ, "OMP_NUM_THREADS": str(task.threads)}
+    # The agent has no parent of its own: how it ended is seen here.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(task.threads), ALONE: "1"}
     environment.pop("EDGE_STL_KEY", None)  # the key of one box is none for many
     if task.gpus == 0:
         gpus = ""

@@ -12,5 +12,14 @@ from edge_stl.images._fit import (
 )
 from edge_stl.images._image_list import ImageList as ImageList
 from edge_stl.images._infer import class_names as class_names
+from edge_stl.images._left_out import (
+    Ledger as Ledger,
+    LeftOutFile as LeftOutFile,
+    LeftOutFiles as LeftOutFiles,
+)
+from edge_stl.images._paths import Chosen as Chosen, Paths as Paths
+from edge_stl.images._reader import ImageReader as ImageReader
+from edge_stl.images._reader_limits import ReadLimits as ReadLimits
 from edge_stl.images._reasons import REASONS as REASONS, UnreadableImage as UnreadableImage
 from edge_stl.images._scan import scan as scan
+from edge_stl.images._text import as_utf_8 as as_utf_8

@@ -76,9 +76,14 @@ def _copied(image: "Image.Image", channels: int) -> npt.NDArray[np.uint8]:
 def _grey_from_16_bit(image: "Image.Image") -> npt.NDArray[np.uint8]:
     bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))
     white = min((1 << int(bits[0])) - 1, _WHITE16)
-    # round(v * 255 / white) in integers; 65535 * 510 fits in uint32
-    values = np.clip(np.asarray(image).astype(np.int64), 0, white)
-    return ((values * 510 + white) // (2 * white)).astype(np.uint8)
+    grey = np.empty((image.height, image.width), dtype=np.uint8)
+    for top in range(0, image.height, _STRIP):
+        strip = grey[top : top + _STRIP]
+        crop = image.crop((0, top, image.width, top + len(strip)))
+        values = np.clip(np.asarray(crop).astype(np.int64), 0, white)
+        # v * 255 / white, rounded half up, without floating point
+        strip[:] = (values * 510 + white) // (2 * white)
+    return grey
 
 
 def _over_white(image: "Image.Image") -> "Image.Image":

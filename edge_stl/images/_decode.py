@@ -14,6 +14,7 @@ from edge_stl.images._text import shown
 
 
 _PNG_END = b"IEND\xaeB`\x82"
+_MORE = 1 << 16
 _UPRIGHT = 1  # EXIF orientation
 
 
@@ -70,7 +71,10 @@ def decode(
     where = os.fspath(path)
     with open_regular(path, max_bytes=max_bytes) as file:
         try:
-            data = file.read(max_bytes + 1)
+            # asked for all that is allowed, Python would reserve all that is allowed
+            data = file.read(min(os.fstat(file.fileno()).st_size, max_bytes) + 1)
+            while len(data) <= max_bytes and (more := file.read(_MORE)):  # it is growing
+                data += more
         except OSError as error:
             raise UnreadableImage(reason_of_os_error(error), where) from error
     if len(data) > max_bytes:  # it grew since it was opened

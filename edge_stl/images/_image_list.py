@@ -1,14 +1,17 @@
 """What a scan gives: relative paths, labels, and what was left out."""
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from edge_stl.images._left_out import Ledger, LeftOutFiles
+from edge_stl.images._paths import Paths
+from edge_stl.images._sorter import Sorter
 
 
 class Found(NamedTuple):
@@ -31,13 +34,15 @@ class ImageList:
             (an image beside the class folders).
         digest: sha256 (hex) over path, label, size in bytes and modification time of every
             image, in order. Reading no pixel, it changes when a file does.
+        left_out_files: The files that ``left_out`` counts, sorted as text.
     """
 
     root: Path
-    paths: tuple[str, ...]
+    paths: Sequence[str]
     labels: npt.NDArray[np.int64]
     left_out: dict[str, int] = field(default_factory=dict)
     digest: str = ""
+    left_out_files: LeftOutFiles = field(default_factory=LeftOutFiles)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -53,32 +58,52 @@ class ImageList:
         """
         return self.root / self.paths[index]
 
-    @classmethod
-    def of(cls, root: Path, by_label: Iterable[list[Found]], left_out: Counter[str]) -> Self:
-        """Sort, number and digest what a scan found.
+
+class ImageListBuilder:
+    """Takes images in any order and makes the list of them; holds a million in some megabytes."""
+
+    def __init__(self, root: Path, classes: int) -> None:
+        """Start without an image.
 
         Args:
             root: The folder.
-            by_label: For every class, in the plan's order, its files in any order. Each list is
-                emptied on the way: a million files are held once, not twice.
-            left_out: Counts by reason.
+            classes: How many the plan has.
+        """
+        self._root = root
+        self._by_label = [Sorter(3) for _ in range(classes)]
+
+    def add(self, label: int, file: Found) -> None:
+        """Take an image.
+
+        Args:
+            label: 0..classes-1.
+            file: What the scan saw.
+        """
+        path, size, mtime_ns = file
+        self._by_label[label].add(path, str(size), str(mtime_ns))
+
+    def build(self, left_out: Ledger) -> ImageList:
+        """Sort, number and digest the images; call it once.
+
+        Args:
+            left_out: What was left out.
 
         Returns:
             The list.
         """
         digest = hashlib.sha256()
-        paths: list[str] = []
-        counts: list[int] = []
-        for label, files in enumerate(by_label):
-            files.sort()
-            for path, size, mtime_ns in files:
-                # a file name holds no NUL, so no two lists give the same bytes
-                digest.update(path.encode("utf-8", "surrogateescape"))
-                digest.update(b"\0%d %d %d\n" % (label, size, mtime_ns))
-                paths.append(path)
-            counts.append(len(files))
-            files.clear()
+        counts = [len(files) for files in self._by_label]
+
+        def sorted_paths() -> Iterator[str]:
+            for label, files in enumerate(self._by_label):
+                for path, size, mtime_ns in files.drain():
+                    # a file name holds no NUL, so no two lists give the same bytes
+                    line = f"{path}\0{label} {size} {mtime_ns}\n"
+                    digest.update(line.encode("utf-8", "surrogateescape"))
+                    yield path
+
+        paths = Paths(sorted_paths())
         labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
         labels.setflags(write=False)
-        reasons = dict(sorted(left_out.items()))
-        return cls(root, tuple(paths), labels, reasons, digest.hexdigest())
+        reasons = dict(sorted(left_out.counts.items()))
+        return ImageList(self._root, paths, labels, reasons, digest.hexdigest(), left_out.files())

@@ -23,6 +23,12 @@ REASONS = MappingProxyType(
         "permission_denied": "may not be read by this user. Change the permissions of the file",
         "vanished": "is not there; expected an image file. Check the name",
         "read_error": "cannot be read from the disk. Check the disk and copy the file again",
+        "decoder_died": "ended the process that decodes images, twice; expected an image that "
+        "Pillow survives. Remove it or save it again",
+        "took_too_long": "takes too long to decode; expected an ordinary image on a disk that "
+        "answers. Save it again as a baseline JPEG, or check the disk",
+        "too_much_memory": "takes more memory than its size allows; expected an ordinary image. "
+        "Save it again as a baseline JPEG",
     }
 )
 

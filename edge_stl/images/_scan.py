@@ -1,13 +1,14 @@
 """A folder of images to a list of files and labels; no image is opened."""
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from edge_stl.errors import DataError
-from edge_stl.images._image_list import Found, ImageList
+from edge_stl.images._image_list import ImageList, ImageListBuilder
 from edge_stl.images._labels_csv import LABELS_CSV, read_labels
+from edge_stl.images._left_out import Ledger
+from edge_stl.images._sorter import Sorter
 from edge_stl.images._text import listed, normal, shown, suggestion
 from edge_stl.images._walk import SUFFIXES, found, top_level, walk
 
@@ -38,23 +39,23 @@ def scan(folder: str | os.PathLike[str], classes: Sequence[str]) -> ImageList:
     root = Path(folder)
     folders, files = top_level(root)
     label_of = {normal(name): label for label, name in enumerate(classes)}
-    left_out: Counter[str] = Counter()
-    by_label: list[list[Found]] = [[] for _ in classes]
+    left_out = Ledger()
+    found_here = ImageListBuilder(root, len(classes))
     if LABELS_CSV in files:
-        _scan_table(root, label_of, by_label, left_out)
+        _scan_table(root, label_of, found_here, left_out)
     else:
         unknown = [name for name in folders if normal(name) not in label_of]
         if unknown:
             raise DataError(_unknown_folders(root, unknown, folders, label_of))
         labelled = [(name, label_of[normal(name)]) for name in folders]
         for label, file in walk(root, labelled, left_out):
-            by_label[label].append(file)
+            found_here.add(label, file)
         for name in files:
             if not name.lower().endswith(SUFFIXES):
-                left_out["not_an_image"] += 1
+                left_out.note(name, "not_an_image")
             elif found(root, name, left_out):
-                left_out["no_class"] += 1
-    images = ImageList.of(root, by_label, left_out)
+                left_out.note(name, "no_class")
+    images = found_here.build(left_out)
     if not images:
         counts = ", ".join(f"{count} {reason}" for reason, count in images.left_out.items())
         raise DataError(
@@ -66,28 +67,35 @@ def scan(folder: str | os.PathLike[str], classes: Sequence[str]) -> ImageList:
 
 
 def _scan_table(
-    root: Path, label_of: dict[str, int], by_label: list[list[Found]], left_out: Counter[str]
+    root: Path, label_of: dict[str, int], found_here: ImageListBuilder, left_out: Ledger
 ) -> None:
-    seen: dict[str, int] = {}
+    rows = Sorter(3)
     where = shown(root / LABELS_CSV)
     for line, name, text in read_labels(root):
-        label = label_of.get(text)
-        if label is None:
+        if text not in label_of:
             raise DataError(
                 f"{where} line {line}: label '{shown(text)}' is not a class of the plan"
                 f"{suggestion(text, label_of)}; classes are {listed(list(label_of))}. "
                 "Correct the label or remove the line."
             )
-        before = seen.setdefault(name, label)
-        if before != label:
-            known = list(label_of)
-            raise DataError(
-                f"{where} line {line}: '{shown(name)}' is '{shown(text)}' here and "
-                f"'{shown(known[before])}' above; expected one label. Remove one of the lines."
-            )
-    for name, label in seen.items():
-        if file := found(root, name, left_out):
-            by_label[label].append(file)
+        # so wide that lines sort as numbers do
+        rows.add(name, f"{line:012}", text)
+    clash: tuple[int, str, str, str] | None = None
+    before: str | None = None
+    above = ""
+    for name, number, text in rows.drain():
+        if name != before:
+            before, above = name, text
+            if clash is None and (file := found(root, name, left_out)):
+                found_here.add(label_of[text], file)
+        elif text != above and (clash is None or int(number) < clash[0]):
+            clash = (int(number), name, text, above)
+    if clash is not None:
+        line, name, text, above = clash
+        raise DataError(
+            f"{where} line {line}: '{shown(name)}' is '{shown(text)}' here and "
+            f"'{shown(above)}' above; expected one label. Remove one of the lines."
+        )
 
 
 def _unknown_folders(

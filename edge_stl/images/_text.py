@@ -23,6 +23,19 @@ def shown(name: str | os.PathLike[str]) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def as_utf_8(name: str) -> str:
+    r"""Make a name fit for JSON: bytes that are not UTF-8 become ``\xNN``, all else stays.
+
+    Args:
+        name: A file name as Python gives it, with surrogates for such bytes.
+
+    Returns:
+        Text that UTF-8 can hold.
+    """
+    data = name.encode("utf-8", "surrogateescape")
+    return data.decode("utf-8", "backslashreplace")
+
+
 def normal(name: str) -> str:
     """Give the form in which names are compared.
 

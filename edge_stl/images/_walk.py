@@ -2,13 +2,16 @@
 
 import os
 import stat
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edge_stl.errors import DataError, ResourceError
 from edge_stl.images._image_list import Found
+from edge_stl.images._left_out import Ledger
+from edge_stl.images._paths import Paths
 from edge_stl.images._reasons import reason_of_os_error
+from edge_stl.images._sorter import Sorter
 from edge_stl.images._text import shown
 
 
@@ -32,7 +35,7 @@ def is_litter(name: str) -> bool:
     return name.startswith(".") or name.casefold() in _LITTER
 
 
-def top_level(folder: Path) -> tuple[list[str], list[str]]:
+def top_level(folder: Path) -> tuple[list[str], Paths]:
     """List the folder that the user named.
 
     Args:
@@ -46,12 +49,15 @@ def top_level(folder: Path) -> tuple[list[str], list[str]]:
         ResourceError: It may not be read.
     """
     folders: list[str] = []
-    files: list[str] = []
+    files = Sorter(1)  # the images themselves, where there is a labels.csv
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if not is_litter(entry.name):
-                    (folders if _is_folder(entry) else files).append(entry.name)
+                    if _is_folder(entry):
+                        folders.append(entry.name)
+                    else:
+                        files.add(entry.name)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(
             f"{shown(folder)}: is no folder; expected a folder of class folders, or one with "
@@ -62,16 +68,16 @@ def top_level(folder: Path) -> tuple[list[str], list[str]]:
             f"{shown(folder)}: cannot be listed ({error.strerror}); expected a readable folder. "
             "Check its permissions."
         ) from error
-    return sorted(folders), sorted(files)
+    return sorted(folders), Paths(name for (name,) in files.drain())
 
 
-def found(root: Path, name: str, left_out: Counter[str]) -> Found | None:
+def found(root: Path, name: str, left_out: Ledger) -> Found | None:
     """Look at one file.
 
     Args:
         root: The folder that paths are relative to.
         name: The relative POSIX path.
-        left_out: Gets one more of a reason if the file is none.
+        left_out: Gets the file with a reason if it is none.
 
     Returns:
         The file, or None when it is left out.
@@ -80,7 +86,7 @@ def found(root: Path, name: str, left_out: Counter[str]) -> Found | None:
 
 
 def walk(
-    root: Path, folders: list[tuple[str, int]], left_out: Counter[str]
+    root: Path, folders: list[tuple[str, int]], left_out: Ledger
 ) -> Iterator[tuple[int, Found]]:
     """Find the image files of class folders, at any depth.
 
@@ -91,7 +97,7 @@ def walk(
     Args:
         root: The folder that paths are relative to.
         folders: (relative path, label) of every class folder.
-        left_out: Gets the counts by reason.
+        left_out: Gets the files that are none, and folders that cannot be listed.
 
     Yields:
         (label, file).
@@ -118,7 +124,7 @@ def walk(
                     elif file := _checked(path, entry.stat, left_out):
                         yield label, file
         except OSError as error:
-            left_out[reason_of_os_error(error)] += 1
+            left_out.note(name, reason_of_os_error(error))
         for path, is_link in sorted(inner):
             (links if is_link else real).append((path, label))
 
@@ -130,18 +136,16 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
-def _checked(
-    path: str, status_of: Callable[[], os.stat_result], left_out: Counter[str]
-) -> Found | None:
+def _checked(path: str, status_of: Callable[[], os.stat_result], left_out: Ledger) -> Found | None:
     try:
         status = status_of()
     except OSError as error:
-        left_out[reason_of_os_error(error)] += 1
+        left_out.note(path, reason_of_os_error(error))
         return None
     if not stat.S_ISREG(status.st_mode):
-        left_out["not_a_file"] += 1
+        left_out.note(path, "not_a_file")
         return None
     if not path.lower().endswith(SUFFIXES):
-        left_out["not_an_image"] += 1
+        left_out.note(path, "not_an_image")
         return None
     return Found(path, status.st_size, status.st_mtime_ns)

@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from device_agent import _cache_build, cache as cache_module
+from device_agent import _cache_build, _cache_digest, cache as cache_module
+from device_agent._cache_reasons import text_of
 from device_agent.cache import ImageCache, build_cache
 from edge_stl.errors import DataError, Interrupted, ResourceError
-from edge_stl.images import decode, fit_square, scan
+from edge_stl.images import ImageReader, ReadLimits, _reader_process, decode, fit_square, scan
 
 
 CLASSES = ("car", "tractor")
@@ -61,13 +64,22 @@ def work(tmp_path: Path) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that were decoded, in order."""
     names: list[str] = []
+    rows_of = ImageReader.rows
 
-    def counting(path: Path, **limits: int) -> np.ndarray:
-        names.append(path.name)
-        return decode(path, **limits)
+    def counting(self: ImageReader, paths: Iterable[Path], **how: Any) -> Iterator[Any]:
+        asked = list(paths)
+        for path, answer in zip(asked, rows_of(self, asked, **how), strict=True):
+            names.append(path.name)
+            yield answer
 
-    monkeypatch.setattr(_cache_build, "decode", counting)
+    monkeypatch.setattr(ImageReader, "rows", counting)
     return names
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine the agent looks up while it waits; `stop_after` counts how often."""
+    monkeypatch.setattr(_reader_process, "_LOOK_UP", 60.0)
 
 
 def stop_after(steps: int) -> Callable[[], bool]:
@@ -246,21 +258,186 @@ def test_a_stopped_build_publishes_nothing_and_goes_on(
 def test_an_exception_keeps_what_was_decoded(
     root: Path, work: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ):
-    counting = _cache_build.decode
+    rows_of = ImageReader.rows
 
-    def failing(path: Path, **limits: int) -> np.ndarray:
-        if len(decoded) == 7:
-            raise KeyboardInterrupt
-        return counting(path, **limits)
+    def failing(self: ImageReader, paths: Iterable[Path], **how: Any) -> Iterator[Any]:
+        yield from islice(rows_of(self, paths, **how), 7)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(_cache_build, "decode", failing)
+    monkeypatch.setattr(ImageReader, "rows", failing)
     with pytest.raises(KeyboardInterrupt, match=r"^$"):
         build(root, work)
-    monkeypatch.setattr(_cache_build, "decode", counting)
+    monkeypatch.setattr(ImageReader, "rows", rows_of)
+    assert published(work) == []
+    decoded.clear()
 
     build(root, work)
 
-    assert len(decoded) == 12
+    assert len(decoded) == 12 - 7
+
+
+def test_headers_that_were_read_are_not_read_again(
+    root: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[str] = []
+    sizes_of = ImageReader.sizes
+
+    def counting(self: ImageReader, paths: Iterable[Path], **how: Any) -> Iterator[Any]:
+        names = list(paths)
+        for path, answer in zip(names, sizes_of(self, names, **how), strict=True):
+            asked.append(path.name)
+            yield answer
+
+    monkeypatch.setattr(ImageReader, "sizes", counting)
+    (root / "car/000.png").write_bytes(b"hello")
+    image(root / "car/small.png", side=20)
+    for count in range(14, 40):  # 95 % must reach 32 px
+        image(root / "car" / f"{count:03}.png", seed=count)
+    total = len(scan(root, CLASSES))
+    for steps in (9, 3, 20, total - 32 + 5):
+        with pytest.raises(Interrupted, match="stopped"):
+            build(root, work, should_stop=stop_after(steps))
+
+    cache = build(root, work)
+
+    assert len(asked) == total == len(set(asked))
+    assert cache.left_out == {"not_an_image": 1, "too_small": 1}
+    whole = build(root, work.with_name("other"))
+    assert np.array_equal(rows(whole), rows(cache))
+
+
+def test_a_power_cut_costs_at_most_ten_seconds_of_either_pass():
+    assert _cache_build._SAVE_EVERY <= 10
+
+
+def test_both_passes_save_while_they_run(root: Path, work: Path, monkeypatch: pytest.MonkeyPatch):
+    """After a power cut there is no last word: what was saved before it must be there."""
+    monkeypatch.setattr(_cache_build, "_SAVE_EVERY", -1.0)
+    seen: dict[int, set[str]] = {}
+
+    def look(done: int, _: int) -> None:
+        seen[done] = {"".join(p.suffixes) for p in work.iterdir()}
+
+    build(root, work, progress=look)
+
+    assert seen[0] == set()
+    assert ".sides.part" in seen[1]
+    assert {".sides.part", ".json.part", ".u8.part"} <= seen[13]
+
+
+def test_going_on_reads_back_the_last_segment_alone(
+    root: Path, work: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    row = 32 * 32 * 3
+    monkeypatch.setattr(_cache_digest, "SEGMENT_BYTES", 3 * row - 100)
+    with pytest.raises(Interrupted, match="stopped"):
+        build(root, work, should_stop=stop_after(20))  # 8 rows: two whole segments, and some
+    (part,) = work.glob("*.u8.part")
+    data = bytearray(part.read_bytes())
+    data[10] ^= 1  # in the first segment: found when the cache is opened
+    part.write_bytes(data)
+    notes: list[str] = []
+
+    cache = build(root, work, told=notes.append)
+
+    assert len(decoded) == 12 + 12  # went on, found it out, and did it all anew
+    assert notes == [f"{cache.pixels.path}: damaged; reading the images anew"]
+    assert np.array_equal(rows(build(root, work.with_name("other"))), rows(cache))
+
+    decoded.clear()
+    work = work.with_name("third")
+    with pytest.raises(Interrupted, match="stopped"):
+        build(root, work, should_stop=stop_after(20))
+    (part,) = work.glob("*.u8.part")
+    data = bytearray(part.read_bytes())
+    data[-10] ^= 1  # in the last segment: found before a row is added
+    part.write_bytes(data)
+    build(root, work)
+    assert len(decoded) == 8 + 12
+
+
+@pytest.mark.parametrize("length", [0, 1, 99, 100, 101, 1000, 1001])
+def test_segments_are_proved_whole_and_a_flipped_bit_is_found(tmp_path: Path, length: int):
+    data = np.random.default_rng(length).bytes(length)
+    (tmp_path / "a").write_bytes(data)
+    written = _cache_digest.SegmentDigests(100)
+    for start in range(0, length, 7):
+        written.update(data[start : start + 7])
+    digests = written.hexdigests()
+    assert len(digests) == -(-length // 100)
+
+    def holds(count: int = length) -> bool:
+        return _cache_digest.proved(tmp_path / "a", count, digests, 100, lambda: None)
+
+    assert holds()
+    assert not holds(length + 1)
+    for at in {0, 50, length - 1} & set(range(length)):
+        (tmp_path / "a").write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        assert not holds()
+    assert _cache_digest.proved(tmp_path / "gone", 0, [], 100, lambda: None) is False
+
+
+def test_a_large_cache_that_is_checked_can_be_stopped(
+    root: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(_cache_digest, "_BLOCK", 4096)
+    build(root, work).pixels.close()
+    asked = iter([False] * 3 + [True])
+
+    with pytest.raises(Interrupted, match=r"stopped while the image cache was checked\. Run"):
+        build(root, work, should_stop=lambda: next(asked))
+    assert published(work) == [".json", ".u8"]
+
+    work = work.with_name("half")
+    with pytest.raises(Interrupted, match="stopped at step 23"):
+        build(root, work, should_stop=stop_after(23))
+    with pytest.raises(Interrupted, match="the image cache stopped"):  # asks once: between blocks
+        build(root, work, should_stop=lambda: True)
+
+
+def test_names_of_left_out_files_are_kept_and_sorted(tmp_path: Path, work: Path):
+    root = folder_of(tmp_path / "images", 60)
+    image(root / "tractor/aa-small.png", side=20)
+    (root / "car/text.png").write_bytes(b"hello")
+    (root / "stray.png").touch()
+
+    for _ in range(2):  # built, then opened
+        cache = build(root, work)
+
+        assert list(cache.left_out_files) == [
+            ("car/text.png", "not_an_image"),
+            ("stray.png", "no_class"),
+            ("tractor/aa-small.png", "too_small"),
+        ]
+        assert len(cache.left_out_files) == sum(cache.left_out.values())
+
+
+CHILD = Path(__file__).parents[1] / "images" / "misbehaving_reader.py"
+
+
+@pytest.mark.slow
+def test_images_that_end_the_decoder_cost_themselves_and_nothing_else(
+    tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Aborted, killed, endless, greedy: the others are as if these had never been there."""
+    monkeypatch.setattr(_reader_process, "CHILD", (str(CHILD),))
+    limits = ReadLimits.of(max_pixels=10_000, max_bytes=1_000_000)
+    quick = replace(limits, cpu_seconds=0, wall_seconds=100.0)  # up to a second of processor time
+    monkeypatch.setattr(ReadLimits, "of", lambda **_: quick)
+    root = folder_of(tmp_path / "images", 80)
+    bad = {"abort": "decoder_died", "kill": "decoder_died", "loop": "took_too_long"}
+    bad["bomb"] = "too_much_memory"
+    without = build(root, work.with_name("without"))
+    for what in bad:
+        image(root / "car" / f"{what}-.png")
+
+    cache = build(root, work)
+
+    named = dict(cache.left_out_files)
+    assert named == {f"car/{what}-.png": reason for what, reason in bad.items()}
+    assert cache.names == without.names
+    assert cache.labels.tolist() == without.labels.tolist()
+    assert without.pixels.path.read_bytes() == cache.pixels.path.read_bytes()
 
 
 def test_leftovers_of_another_build_are_removed(root: Path, work: Path):
@@ -352,7 +529,7 @@ def test_a_record_without_its_digest_does_not_count(root: Path, work: Path, deco
     build(root, work)
     (path,) = work.glob("*.json")
     header, body = path.read_text().split("\n")
-    changed = json.loads(body) | {"left_out": {"truncated": [3]}}
+    changed = json.loads(body) | {"left_out": text_of(np.eye(12, dtype=np.uint8)[3])}
     path.write_text(f"{header}\n{json.dumps(changed, sort_keys=True)}")
 
     assert build(root, work).left_out == {}
@@ -398,7 +575,7 @@ def test_a_file_in_the_place_of_the_folder_is_named(root: Path, tmp_path: Path):
 
 
 def test_a_disk_that_lies_is_found_out(root: Path, work: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cache_module, "sha256_of", lambda _: "0" * 64)
+    monkeypatch.setattr(cache_module, "proved", lambda *_: False)
 
     with pytest.raises(ResourceError, match="does not read back as it was written"):
         build(root, work)

@@ -14,7 +14,7 @@ from device_agent.job import Job, Silent, run_job
 from device_agent.work import WorkFolder, resolve_work
 from edge_stl.durable import Record, previous_of, read_record
 from edge_stl.errors import Interrupted, ResourceError, UsageError
-from edge_stl.images import scan
+from edge_stl.images import _reader_process, scan
 from edge_stl.plan import new_plan, plan_from_document
 
 
@@ -197,6 +197,7 @@ def test_a_damaged_half_built_cache_never_brings_a_wrong_pixel(
     stopped: Job, damages: Ways, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(_cache_build, "_SAVE_EVERY", -1.0)
+    monkeypatch.setattr(_reader_process, "_LOOK_UP", 60.0)  # asks only at steps, which are counted
     whole = cache_of(stopped, [])
     every = np.arange(len(whole.pixels))
     half = Job(stopped.plan, stopped.images, tmp_path / "o", tmp_path / "half", "cam07")
@@ -206,6 +207,8 @@ def test_a_damaged_half_built_cache_never_brings_a_wrong_pixel(
     assert [Path(n).suffixes for n in names] == [
         [".json", ".part"],
         [".json", ".part", ".previous"],
+        [".sides", ".part"],
+        [".sides", ".part", ".previous"],
         [".u8", ".part"],
     ]
     monkeypatch.setattr(_cache_build, "_SAVE_EVERY", 1e9)

@@ -19,8 +19,9 @@ DOORS = {
     "cascade evidence fuse fuse_median geometric_weights largest_change log_prior median_answers "
     "member_probabilities plan_weights reliability reliability_weights score softmax stage_factors "
     "uniform_weights voters",
-    "edge_stl.images": "Fit ImageList REASONS UnreadableImage class_names decode fit_square "
-    "fitted_side native_resolution read_size scan",
+    "edge_stl.images": "Chosen Fit ImageList ImageReader Ledger LeftOutFile LeftOutFiles Paths "
+    "REASONS ReadLimits UnreadableImage as_utf_8 class_names decode fit_square fitted_side "
+    "native_resolution read_size scan",
     "edge_stl.predict": "Ensemble Evaluation evaluate",
     "edge_stl.layers": "Analysis Bandwise FromBands SpectralBatchNorm1d SpectralBatchNorm2d "
     "SpectralConv2d SpectralLinear StableTensorBlock Synthesis ToBands TubeTransform block_matrix "

@@ -2,6 +2,7 @@
 
 import os
 import pickle  # noqa: TID251  (an exception must survive a process pool, which pickles)
+import signal
 import socket
 import struct
 import subprocess
@@ -342,6 +343,27 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path):
             assert reason(tmp_path / name) == "not_a_file"
     assert reason(Path("/dev/zero")) == "not_a_file"
     assert reason(tmp_path / "nul\0.png") == "not_a_file"
+
+
+def test_a_fifo_that_takes_the_place_of_a_file_does_not_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Swapped in between the look at it and the opening."""
+    (tmp_path / "file.png").touch()
+    os.mkfifo(tmp_path / "fifo.png")
+    regular = os.stat(tmp_path / "file.png")  # noqa: PTH116
+
+    def blocked(*_: object) -> None:
+        raise TimeoutError("it blocks")
+
+    monkeypatch.setattr(os, "stat", lambda _: regular)
+    before = signal.signal(signal.SIGALRM, blocked)
+    signal.alarm(20)
+    try:
+        assert reason(tmp_path / "fifo.png") == "not_a_file"
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_missing_file_has_vanished(tmp_path: Path):

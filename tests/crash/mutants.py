@@ -1,0 +1,267 @@
+"""Tests of the tests: every defence is taken out of a copy of the tree, and a test must fail.
+
+``python tests/crash/mutants.py [--only WORD] [--fast]`` from anywhere. A row whose old text does
+not stand in its file exactly once is an error, so that no later change disarms it in silence.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+
+ROOT = Path(__file__).parents[2]
+TREE = ("edge_stl", "device_agent", "exporter", "tests", "docs", "pyproject.toml", "README.md")
+_FAILED = 1  # pytest's: tests ran, and some of them failed
+_LIMIT = 900.0  # seconds: a defence against waiting for ever may be the one that is gone
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A defence that is not there.
+
+    Attributes:
+        name: the defence.
+        file: where it is.
+        old: what stands there, exactly once.
+        new: what stands there without it.
+        test: the test, or the file of tests, that must fail.
+        fast: it takes a few seconds, and is tried at every run of the tests.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    test: str
+    fast: bool = False
+
+
+_POWER = "tests/durable/test_power_loss.py"
+_DAMAGE = "tests/agent/test_damage.py"
+_IO = "tests/agent/test_io_errors.py"
+_CACHE = "tests/agent/test_cache.py"
+_JOB = "tests/agent/test_job.py"
+_RESUME = "tests/agent/test_resume.py"
+_WORK = "tests/agent/test_work.py"
+_TWO = "tests/crash/test_two_agents.py"
+_LEFT = "tests/crash/test_leftovers.py"
+_CLOCK = "tests/crash/test_clock.py"
+_CRASH = "tests/crash/test_crash_points.py"
+_FILES = "edge_stl/durable/_files.py"
+_RECORDS = "edge_stl/durable/_records.py"
+
+MUTANTS = [
+    Mutant(
+        "a file is flushed", _FILES,
+        "        _write_all(descriptor, data)\n        os.fsync(descriptor)\n",
+        "        _write_all(descriptor, data)\n",
+        f"{_POWER}::test_no_power_cut_loses_what_was_acknowledged", fast=True,
+    ),
+    Mutant(
+        "its folder is flushed", _FILES,
+        "    try:\n        os.fsync(descriptor)\n    except OSError as error:\n"
+        "        if error.errno not in _NO_FOLDER_SYNC:",
+        "    try:\n        pass\n    except OSError as error:\n"
+        "        if error.errno not in _NO_FOLDER_SYNC:",
+        f"{_POWER}::test_no_power_cut_loses_what_was_acknowledged",
+    ),
+    Mutant(
+        "a file is written beside its place", _FILES,
+        'temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")',
+        'temporary = path if keep is None else path.with_name(f".{path.name}.{os.getpid()}.tmp")',
+        _CRASH,
+    ),
+    Mutant(
+        "half-written files of killed processes are removed", _FILES,
+        "        remove_leftovers(path)\n", "", _CRASH,
+    ),
+    Mutant(
+        "half a checkpoint of a finished branch is removed", "device_agent/checkpoint.py",
+        "        remove_leftovers(folder / _FILE)", "        pass", _LEFT,
+    ),
+    Mutant(
+        "there are two generations again after one was lost", "device_agent/checkpoint.py",
+        "        write_record(folder / _FILE, body)\n    return left",
+        "        pass\n    return left", _LEFT,
+    ),
+    Mutant(
+        "SIGTERM before anything was begun is answered", "edge_stl/cli/_app.py",
+        "    before = signal.signal(signal.SIGTERM, stop)\n",
+        "    before = signal.getsignal(signal.SIGTERM)\n",
+        "tests/crash/test_kill.py::test_sigterm_before_anything_was_begun_is_one_line_and_exit_"
+        "code_30",
+    ),
+    Mutant(
+        "links are not followed", _FILES,
+        "_PRIVATE = os.O_CLOEXEC | os.O_NOFOLLOW", "_PRIVATE = os.O_CLOEXEC",
+        "tests/durable/test_links.py", fast=True,
+    ),
+    Mutant(
+        "the digest of a record is checked", _RECORDS,
+        "return body if hashlib.sha256(body).hexdigest().encode() == header[1] else None",
+        "return body",
+        f"{_DAMAGE}::test_a_damaged_checkpoint_goes_back_to_the_one_before_it_and_says_so",
+    ),
+    Mutant(
+        "the generation before is kept", _RECORDS,
+        "keep = previous_of(path) if _proved(path) is not None else None", "keep = None", _DAMAGE,
+    ),
+    Mutant(
+        "a damaged generation does not take the place of a whole one", _RECORDS,
+        "keep = previous_of(path) if _proved(path) is not None else None",
+        "keep = previous_of(path) if os.path.lexists(path) else None", _POWER,
+    ),
+    Mutant(
+        "the generation before is read", _RECORDS,
+        "    earlier = _proved(previous)\n", "    earlier = None\n", _DAMAGE,
+    ),
+    Mutant(
+        "the cached pixels are proved", "device_agent/cache.py",
+        "        return sha256_of(pixels.path) == digest", "        return True",
+        f"{_DAMAGE}::test_a_damaged_cache_is_read_anew_and_that_is_said",
+    ),
+    Mutant(
+        "half a cache is proved before it is gone on with", "device_agent/_cache_build.py",
+        'if digest is None or digest.hexdigest() != record["pixels_sha256"]:',
+        "if digest is None:",
+        f"{_DAMAGE}::test_a_damaged_half_built_cache_never_brings_a_wrong_pixel",
+    ),
+    Mutant(
+        "free space is asked for before it is used", "device_agent/_cache_build.py",
+        "        if free < needed:\n", "        if free < 0:\n", _CACHE,
+    ),
+    Mutant(
+        "the record of a build is removed with it", "device_agent/_cache_files.py",
+        "        discard_record(self.record_part)\n", "        pass\n", _LEFT,
+    ),
+    Mutant(
+        "the work folder is locked", "device_agent/work.py",
+        "            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
+        "            pass\n", f"{_WORK}::test_one_agent_at_a_time", fast=True,
+    ),
+    Mutant(
+        "the lock is no link to somewhere else", "device_agent/work.py",
+        "os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW", "os.O_RDWR | os.O_CREAT", _TWO,
+    ),
+    Mutant(
+        "the folder remembers whose it is", "device_agent/work.py",
+        "if box is not None and remembered is not None and box != remembered:", "if False:", _WORK,
+    ),
+    Mutant(
+        "out and work are never inside each other", "device_agent/work.py",
+        "    if a == b or a in b.parents or b in a.parents:\n", "    if a == b:\n", _WORK,
+    ),
+    Mutant(
+        "a checkpoint belongs to its run", "device_agent/checkpoint.py",
+        '        if meta["key"] != key:\n', "        if False:\n", _JOB,
+    ),
+    Mutant(
+        "other threads and versions are told", "device_agent/_one_branch.py",
+        "    if earlier is not None and not done:\n", "    if False:\n", _RESUME,
+    ),
+    Mutant(
+        "training goes on at the step it was at", "edge_stl/branch/_trainer.py",
+        '            self.steps_done = int(tensors["steps_done"])\n',
+        '            self.steps_done = max(0, int(tensors["steps_done"]) - 1)\n', _JOB,
+    ),
+    Mutant(
+        "the order of the images depends on the epoch alone", "edge_stl/branch/_trainer.py",
+        "np.random.default_rng([self.settings.seed, 2, epoch])",
+        "np.random.default_rng([self.settings.seed, 2, epoch, self.steps_done])",
+        f"{_CRASH}::test_a_hundred_deaths_at_calls_that_change_the_disk_leave_no_trace",
+    ),
+    Mutant(
+        "the moments of the optimizer are kept", "edge_stl/branch/_trainer.py",
+        '            state["state"] = moments\n', '            state["state"] = {}\n', _JOB,
+    ),
+    Mutant(
+        "a loss that is not finite ends the training", "edge_stl/branch/_trainer.py",
+        "        if not math.isfinite(value):\n", "        if False:\n",
+        "tests/branch/test_trainer.py",
+    ),
+    Mutant(
+        "a request to stop is followed by a checkpoint", "device_agent/_steps.py",
+        "            save()\n            raise Interrupted(\n"
+        '                f"stopped in branch {name} after',
+        "            raise Interrupted(\n"
+        '                f"stopped in branch {name} after', _JOB,
+    ),
+    Mutant(
+        "published counts keep the floor of the plan", "edge_stl/branch/_trainer.py",
+        "        floor = self.plan.privacy.min_count\n", "        floor = 0\n",
+        f"{_JOB}::test_published_counts_keep_the_plans_floor",
+    ),
+    Mutant(
+        "checkpoints do not follow the clock on the wall", "device_agent/_save_clock.py",
+        "return time.monotonic() - self._last > self._wait",
+        "return time.time() - self._last > self._wait", _CLOCK,
+    ),
+    Mutant(
+        "the first checkpoint comes early", "device_agent/_save_clock.py",
+        "_FIRST = 2.0", "_FIRST = 20.0", _RESUME,
+    ),
+    Mutant(
+        "who asks before anything was begun does not wait", "device_agent/stop.py",
+        "        if insists or self._at_once:\n", "        if insists:\n", _RESUME,
+    ),
+]  # fmt: skip
+"""One for every defence; whoever builds another one adds a row."""
+
+
+def verdict(mutant: Mutant) -> str:
+    """Take a defence out of a copy of the tree, run its test, and return how that went."""
+    text = (ROOT / mutant.file).read_text()
+    count = text.count(mutant.old)
+    if count != 1:
+        return f"its text stands in {mutant.file} {count} times; expected 1. Mend the row"
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder)
+        for name in TREE:
+            source = ROOT / name
+            copy = shutil.copytree if source.is_dir() else shutil.copy
+            copy(source, tree / name)
+        (tree / mutant.file).write_text(text.replace(mutant.old, mutant.new))
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-x", "-q", mutant.test],
+                cwd=tree,
+                env={**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_LIMIT,
+            )
+        except subprocess.TimeoutExpired:
+            return "killed"
+    if done.returncode == _FAILED:
+        return "killed"
+    return f"{mutant.test} ended with {done.returncode}: {' '.join(done.stdout.split()[-12:])}"
+
+
+def console() -> int:
+    parser = argparse.ArgumentParser(description="Take out every defence once.")
+    parser.add_argument("--only", default="", help="those with this word in their name")
+    parser.add_argument("--fast", action="store_true", help="a few that take seconds")
+    given = parser.parse_args()
+    rows = [m for m in MUTANTS if given.only in m.name and (m.fast or not given.fast)]
+    if not rows:
+        parser.error(f"--only {given.only}: no defence has that in its name")
+    with ThreadPoolExecutor(1 if given.fast else 2) as pool:
+        verdicts = pool.map(verdict, rows)
+        found = []
+        for mutant, said in zip(rows, verdicts, strict=True):
+            found.append(said)
+            print(f"{mutant.name}: {said}", flush=True)  # noqa: T201
+    killed = found.count("killed")
+    print(f"killed {killed}/{len(rows)}")  # noqa: T201
+    return 0 if killed == len(rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(console())
