@@ -6,6 +6,7 @@
 #   make soak [MINUTES=20]    kills and stops of real runs, for hours
 #   make lint types imports   style, types, import contracts
 #   make bench-mnist bench-roadside   the measurements of docs/results.md
+#   make runtimes             the files in older onnxruntimes, each in an environment of its own
 #   make bench-paper ROW=mnist-fc-sub4   a row of the paper's tables
 #
 # TORCH_INDEX=URL is passed to pip as an extra index, for machines where the plain index would
@@ -19,7 +20,7 @@ OUT ?= $(if $(DATA),demo-own,demo-out)
 EXTRA_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
 .PHONY: demo test test-night soak lint types imports check setup bench-mnist bench-roadside bench-speed \
-	bench-paper bench-large clean
+	bench-paper bench-large runtimes clean
 
 setup: $(VENV)/.ready
 
@@ -77,6 +78,9 @@ bench-paper: setup
 
 bench-large: setup
 	$(BIN)/python -m benchmarks.large
+
+runtimes: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/runtimes.py
 
 clean:
 	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

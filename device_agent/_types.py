@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from device_agent._budget import Budget
-from edge_stl.images import LeftOutFiles
+from edge_stl.images import Identities, LeftOutFiles
 from edge_stl.plan import Plan
 
 
@@ -82,6 +82,7 @@ class Job:
         fresh: forget what an earlier run left.
         key: file of the private key that signs the branch files; none leaves them unsigned.
         budget: what it may use.
+        only: take these images alone; None takes all.
     """
 
     plan: Plan
@@ -95,3 +96,4 @@ class Job:
     fresh: bool = False
     key: Path | None = None
     budget: Budget = field(default_factory=Budget)
+    only: Identities | None = field(default=None, compare=False)

@@ -63,7 +63,7 @@ def _run(job: Job, reporter: Reporter, watch: Watch) -> JobFiles:
         raise UsageError(
             f"--branch {job.branch}: not a branch of the plan{nearest(job.branch, choices)}"
         )
-    images = scan(job.images, plan.classes)
+    images = scan(job.images, plan.classes, only=job.only)
     make_folder(job.out)
     refuse_full_disk(job, _asked_for(job), images=len(images))
     with WorkFolder(job.work, job.box) as work:

@@ -144,8 +144,9 @@ def reason_of(trial: "Trial") -> str:
     """Return one sentence on why a box is a suspect."""
     if trial.guesses and trial.accuracy is not None:
         return (
-            f"right on {100 * trial.accuracy:.1f} % of {trial.images} images of its classes, which "
-            f"is worse than guessing (p = {trial.p_worse:.1e}): its labels are not the plan's"
+            f"right on {100 * trial.accuracy:.1f} % of {trial.images} images of its classes, "
+            f"hardly more than guesses (p = {trial.p_guess:.1e}): it knows nothing, or its labels "
+            "are not the plan's"
         )
     return (
         f"on images of its classes the ensemble is right {trial.mended} times only without it and "

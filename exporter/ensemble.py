@@ -45,6 +45,9 @@ Way = tuple[int, Kernel]
 Weights = Sequence[Sequence[float]]
 """Per branch file K weights, one per class; 0 where the file does not speak for it."""
 
+Vector = tuple[float, ...]
+"""What an ensemble answers to its own test image, one probability per class; `exporter.vector`."""
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -72,6 +75,7 @@ def build_ensemble(
     fitted: Fitted | None = None,
     cascade: Cascade | None = None,
     audit: dict[str, Any] | None = None,
+    vector: Vector | None = None,
     made_by: str = __version__,
 ) -> bytes:
     """Return the bytes of the ensemble of these branch files, in the order given.
@@ -84,6 +88,7 @@ def build_ensemble(
         fitted: what came from a holdout beside the weights; without it the biases are 0.
         cascade: makes the finer branches wait until the coarse ones are not sure.
         audit: who is in quarantine and who was kept in spite of a holdout, for the record.
+        vector: what it answers to its test image; a file to be handed out has one.
         made_by: the version of edge-stl that is recorded as its maker.
     """
     plan = files[0].plan
@@ -145,7 +150,7 @@ def build_ensemble(
             value(names.PROBABILITIES, TensorProto.FLOAT, ["batch", classes]),
             value(names.BRANCH_PROBABILITIES, TensorProto.FLOAT, ["batch", len(files), classes]),
         ],
-        metadata=_metadata(plan, record),
+        metadata=_metadata(plan, record, vector),
     )
 
 
@@ -274,8 +279,9 @@ def _record(
     }
 
 
-def _metadata(plan: Plan, record: dict[str, Any]) -> dict[str, str]:
-    return {
+def _metadata(plan: Plan, record: dict[str, Any], vector: Vector | None) -> dict[str, str]:
+    own = {} if vector is None else {names.KEY_VECTOR: canonical_json(list(vector))}
+    return own | {
         names.KEY_FORMAT: str(names.FORMAT),
         names.KEY_KIND: names.ENSEMBLE,
         names.KEY_CLASSES: canonical_json(list(plan.classes)),

@@ -36,6 +36,7 @@ from exporter.options import (
 from exporter.prove import prove, verify_vectors
 from exporter.read import BranchFile, parse_model
 from exporter.split import Content, ensemble_record, members_of
+from exporter.vector import prove_answer, reference_vector, vector_image
 from exporter.weighing import weigh
 
 
@@ -191,13 +192,18 @@ def merge_files(
         "cascade": cascade,
     }
     recorded = verdicts.to_document() if verdicts else None
-    model = build_ensemble(kept, weighing.weights, audit=recorded, **how)
+    vector = reference_vector(
+        kept, weighing.weights, options=options, scale=weighing.scale, fitted=fitted
+    )
+    image = vector_image(kept[0], options)
+    model = build_ensemble(kept, weighing.weights, audit=recorded, vector=vector, **how)
     if saved is not None:
         record = ensemble_record(parse_model(model), name="ensemble")
         saved = replace(saved, stages=tuple(record["cascade"]["stages"]))
     hold_once([file.parameters for file in kept], model)
     running = check_model(model, "ensemble")
     prove(running, kept, weighing.weights, logits=logits, **how)
+    prove_answer(running, vector, image, options, cascade=cascade is not None)
     return Merged(
         model=model,
         sha256=sha256(model),

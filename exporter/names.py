@@ -17,6 +17,7 @@ KEY_KIND = "edge_stl.kind"
 KEY_MANIFEST = "edge_stl.manifest"
 KEY_ENSEMBLE = "edge_stl.ensemble"
 KEY_CLASSES = "edge_stl.classes"
+KEY_VECTOR = "edge_stl.test_vector"
 BRANCH = "branch"
 ENSEMBLE = "ensemble"
 

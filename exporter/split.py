@@ -15,7 +15,7 @@ from exporter._graph import all_graphs
 from exporter.audit import Verdicts, verdicts_in
 from exporter.branch import branch_shapes, build_branch
 from exporter.cameras import kernel_of
-from exporter.ensemble import Fitted
+from exporter.ensemble import Fitted, Vector
 from exporter.manifest import Manifest, disagreements, manifest_of, sha256
 from exporter.options import Cascade, Options, cascade_in
 from exporter.read import BranchFile, Unusable, kind_of, metadata, parse_model
@@ -40,6 +40,7 @@ class Content:
         fitted: what came from a holdout, none unless the weights were fitted on one.
         cascade: the threshold and where it came from, none unless it is a cascade.
         verdicts: who is in quarantine and who was kept in spite of a holdout.
+        vector: what it answers to its test image, none in files of earlier versions.
     """
 
     plan: Plan
@@ -51,6 +52,7 @@ class Content:
     fitted: Fitted | None
     cascade: Cascade | None
     verdicts: Verdicts
+    vector: Vector | None = None
 
 
 def ensemble_record(model: onnx.ModelProto, *, name: str) -> dict[str, Any]:
@@ -101,9 +103,17 @@ def members_of(data: bytes, *, name: str) -> Content:
         fitted = _fitted(record, options, len(plan.classes))
         cascade = cascade_in(record, options)
         verdicts = verdicts_in(record)
+        vector = _vector(model, len(plan.classes))
     except EdgeStlError as error:
         raise IntegrityError(str(error)) from None
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+    except (
+        AttributeError,
+        KeyError,
+        OverflowError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise _damaged(name, f"its record is incomplete or wrong ({error})") from None
     ids = sorted(manifest.id for manifest, *_ in entries)
     held = sorted(n.removesuffix("/temperature") for n in tensors if n.endswith("/temperature"))
@@ -125,7 +135,9 @@ def members_of(data: bytes, *, name: str) -> Content:
         replace(_member(name, plan, manifest, digest, tensors), kernel=kernel, signed=key)
         for (manifest, digest, _), kernel, key in zip(entries, kernels, signed, strict=True)
     ]
-    return Content(plan, options, scale, made_by, tuple(files), weights, fitted, cascade, verdicts)
+    return Content(
+        plan, options, scale, made_by, tuple(files), weights, fitted, cascade, verdicts, vector
+    )
 
 
 def branch_bytes(file: BranchFile) -> bytes:
@@ -199,6 +211,25 @@ def _fitted(record: dict[str, Any], options: Options, classes: int) -> Fitted | 
     if images < 1 or len(bias) != classes or not all(map(math.isfinite, bias)):
         raise ValueError(f"a holdout of {images} images with biases {bias}")
     return Fitted(images, bias)
+
+
+def _vector(model: onnx.ModelProto, classes: int) -> Vector | None:
+    """Return the test vector that an ensemble's metadata holds, none where it has none.
+
+    Raises:
+        ValueError: it is no list of one share per class.
+    """
+    text = metadata(model).get(names.KEY_VECTOR)
+    if text is None:
+        return None
+    shares = json.loads(text)
+    if (
+        not isinstance(shares, list)
+        or len(shares) != classes
+        or any(type(p) not in (int, float) or not 0 <= p <= 1 for p in shares)
+    ):
+        raise ValueError(f"a test vector that is no list of {classes} shares")
+    return tuple(float(p) for p in shares)
 
 
 def _member(

@@ -13,7 +13,8 @@ from exporter._session import check_model
 from exporter.branch import VECTOR_TOLERANCE, vector_difference
 from exporter.ensemble import build_ensemble
 from exporter.read import BranchFile, Unusable, branch_from_bytes, kind_of, parse_model, read_bytes
-from exporter.split import branch_bytes, members_of
+from exporter.split import Content, branch_bytes, members_of
+from exporter.vector import TOLERANCE, answer_difference, vector_image
 
 
 @dataclass(frozen=True)
@@ -202,8 +203,10 @@ def _integrity(data: bytes, kind: str | None, name: str) -> list[Finding]:
             fitted=content.fitted,
             cascade=content.cascade,
             audit=content.verdicts.to_document() if content.verdicts else None,
+            vector=content.vector,
             made_by=content.made_by,
         )
+        findings += _answer_findings(content, data, name)
         if rebuilt != data:
             findings.append(
                 Finding(
@@ -215,6 +218,25 @@ def _integrity(data: bytes, kind: str | None, name: str) -> list[Finding]:
             )
         return findings
     return []
+
+
+def _answer_findings(content: Content, data: bytes, name: str) -> list[Finding]:
+    """Ask an ensemble its own test vector."""
+    if content.vector is None:
+        return [Finding("no test vector: merged by an earlier version", name, "merge it again")]
+    image = vector_image(content.files[0], content.options)
+    gated = content.cascade is not None
+    difference = answer_difference(data, content.vector, image, content.options, cascade=gated)
+    if difference <= TOLERANCE:
+        return []
+    return [
+        Finding(
+            f"answers its test vector with a difference of {difference:.1e}, expected at most "
+            f"{TOLERANCE:.0e}",
+            name,
+            "merge the branch files again, or report this machine's onnxruntime",
+        )
+    ]
 
 
 def _vector_findings(file: BranchFile) -> list[Finding]:

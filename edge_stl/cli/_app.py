@@ -12,7 +12,9 @@ import typer
 
 from edge_stl import __version__
 from edge_stl.cli import (
+    _agent,
     _demo,
+    _deploy,
     _doctor,
     _inspect,
     _merge,
@@ -69,10 +71,12 @@ def _root(
 app.command(epilog="Example: edge-stl demo -o demo-out")(_demo.demo)
 app.add_typer(_plan.app, name="plan")
 app.command(epilog="Example: edge-stl train plan.toml photos -o out --box cam07")(_train.train)
+app.add_typer(_agent.app, name="agent")
 app.command(epilog="Example: edge-stl merge out/*.onnx -o ensemble.onnx")(_merge.merge)
 app.command(epilog="Example: edge-stl split ensemble.onnx -o branches")(_merge.split)
 app.command(epilog="Example: edge-stl predict ensemble.onnx photo.jpg")(_predict.predict)
 app.command(epilog="Example: edge-stl evaluate ensemble.onnx photos")(_predict.evaluate)
+app.command(epilog="Example: edge-stl deploy ensemble.onnx slots")(_deploy.deploy)
 app.command(epilog="Example: edge-stl inspect ensemble.onnx")(_inspect.inspect)
 app.command(epilog="Example: edge-stl check ensemble.onnx --target jetpack5")(_inspect.check)
 app.command(epilog="Example: edge-stl keygen -o cam07.key")(_trust.keygen)

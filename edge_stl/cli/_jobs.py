@@ -21,6 +21,7 @@ _ONE = {
     "key": "--key",
     "time_budget": "--time-budget", "max_memory": "--max-memory", "max_celsius": "--max-celsius",
     "nice": "--nice",
+    "progress": "--progress",
 }  # fmt: skip
 _MANY = {
     "shard": "--shard", "parallel": "--parallel", "retries": "--retries", "engine": "--engine",

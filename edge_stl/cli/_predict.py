@@ -8,6 +8,7 @@ import typer
 
 from edge_stl.cli import _options as opt
 from edge_stl.cli._output import ProgressReporter, percent, print_json, print_line, print_table
+from edge_stl.cli._slot import Slot, open_ensemble, split_paths
 
 
 Threshold = Annotated[
@@ -22,10 +23,15 @@ Threshold = Annotated[
 
 
 def predict(
-    ensemble: opt.EnsembleFile,
-    images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE…", help="Image files.", show_default=False)
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="ENSEMBLE IMAGE…",
+            help="An ensemble file and image files; with --slot image files alone.",
+            show_default=False,
+        ),
     ],
+    slot: Slot = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 takes every core.")] = 0,
     threshold: Threshold = None,
     trust: opt.TrustFile = None,
@@ -33,9 +39,9 @@ def predict(
 ) -> None:
     """Say what images show. Needs numpy, onnxruntime and Pillow only."""
     from edge_stl.errors import DataError
-    from edge_stl.predict import Ensemble
 
-    model = Ensemble(_verified(ensemble, trust), threads=threads, threshold=threshold)
+    ensemble, images = split_paths(paths, slot, what="image files")
+    model = open_ensemble(ensemble, slot, trust=trust, threads=threads, threshold=threshold)
     rows: list[dict[str, Any]] = []
     for path in images:
         try:
@@ -66,8 +72,16 @@ def predict(
 
 
 def evaluate(
-    ensemble: opt.EnsembleFile,
-    images: opt.ImageFolder,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="ENSEMBLE IMAGES",
+            help="An ensemble file, and a folder of class folders or with labels.csv "
+            "(file_name,label); with --slot the folder alone.",
+            show_default=False,
+        ),
+    ],
+    slot: Slot = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 takes every core.")] = 0,
     threshold: Threshold = None,
     trust: opt.TrustFile = None,
@@ -75,9 +89,10 @@ def evaluate(
     quiet: opt.Quiet = False,
 ) -> None:
     """Measure an ensemble, and every branch in it alone, on labelled images."""
-    from edge_stl.predict import Ensemble, evaluate as run
+    from edge_stl.predict import evaluate as run
 
-    model = Ensemble(_verified(ensemble, trust), threads=threads, threshold=threshold)
+    ensemble, (images,) = split_paths(paths, slot, what="one folder of images", most=1)
+    model = open_ensemble(ensemble, slot, trust=trust, threads=threads, threshold=threshold)
     with ProgressReporter(quiet=quiet or json) as reporter:
         result = run(model, images, progress=lambda d, t: reporter.advance("evaluating", d, t))
     rows: list[dict[str, Any]] = []
@@ -112,12 +127,3 @@ def evaluate(
     if result.left_out and not quiet:
         counts = ", ".join(f"{n} {reason}" for reason, n in result.left_out.items())
         typer.echo(f"left out: {counts}", err=True)
-
-
-def _verified(ensemble: Path, trust: Path | None) -> Path | bytes:
-    """Return what is to be loaded: with ``--trust`` the very bytes that were verified."""
-    if trust is None:
-        return ensemble
-    from edge_stl.trust import trusted_ensemble
-
-    return trusted_ensemble(ensemble, trust)

@@ -11,7 +11,8 @@ import typer
 from edge_stl._parent import began
 from edge_stl.cli import _options as opt
 from edge_stl.cli._jobs import given_options, refuse_beside_jobs, refuse_without_jobs, train_jobs
-from edge_stl.cli._output import ProgressReporter, percent, print_json, print_line, print_table
+from edge_stl.cli._output import percent, print_json, print_line, print_table
+from edge_stl.cli._progress import ProgressKind, progress_reporter
 
 
 if TYPE_CHECKING:
@@ -118,6 +119,12 @@ def train(
     ] = Device.cpu,
     key: opt.Key = None,
     fresh: Annotated[bool, typer.Option(help="Forget what a stopped run left.")] = False,
+    progress: Annotated[
+        ProgressKind,
+        typer.Option(help="bar: on a terminal alone; json: one JSON object per line on stderr."),
+    ] = ProgressKind.bar,
+    # What `agent watch` says: the images of a snapshot alone. A person has no such file.
+    only_images: Annotated[Path | None, typer.Option(hidden=True)] = None,
     jobs: Annotated[
         Path | None,
         typer.Option(
@@ -183,6 +190,7 @@ def train(
     refuse_without_jobs(given)
     plan_file, images, out = _needed(plan_file, images, out)
     from device_agent.job import Job, run_job, usable_cores
+    from device_agent.snapshot import need_snapshot
     from device_agent.stop import StopRequest
     from device_agent.work import refuse_nesting, resolve_work
     from edge_stl.images import as_utf_8
@@ -207,10 +215,14 @@ def train(
         fresh=fresh,
         key=key,
         budget=budget,
+        only=None if only_images is None else need_snapshot(only_images).images,
     )
     os.nice(nice)
-    with StopRequest(at_once=True) as stop, ProgressReporter(quiet=quiet or json) as reporter:
-        files = run_job(job, reporter=reporter, should_stop=stop)
+    with (
+        StopRequest(at_once=True) as stop,
+        progress_reporter(progress, quiet=quiet or json) as reporter,
+    ):
+        files = run_job(job, reporter=reporter, should_stop=reporter.living(stop))
     if json:
         left_out = [
             {"file": as_utf_8(name), "reason": reason} for name, reason in files.left_out_files

@@ -2,7 +2,8 @@
 
 `write_durably` for what a person takes away: branch files, ensembles, plans, tables. A record,
 for what a later run trusts: checkpoints, caches, markers of what is done. It carries its own
-digest, and the generation before it is kept. Nothing else in this project opens a file to write
+digest, and the generation before it is kept. `write_passing` is for what is written again every
+few seconds and may be lost. Nothing else in this project opens a file to write
 it, with the exceptions that ``tests/house/test_writers.py`` names. `read_once` reads what came from
 outside.
 """
@@ -10,11 +11,13 @@ outside.
 from edge_stl.durable._files import (
     PartFile,
     make_folder,
+    open_regular,
     publish,
     publish_folder,
     remove,
     remove_leftovers,
     write_durably,
+    write_passing,
 )
 from edge_stl.durable._lock import locked
 from edge_stl.durable._new_file import write_new
@@ -35,6 +38,7 @@ __all__ = [
     "discard_record",
     "locked",
     "make_folder",
+    "open_regular",
     "previous_of",
     "publish",
     "publish_folder",
@@ -44,5 +48,6 @@ __all__ = [
     "remove_leftovers",
     "write_durably",
     "write_new",
+    "write_passing",
     "write_record",
 ]

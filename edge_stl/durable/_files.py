@@ -75,6 +75,34 @@ def write_durably(
         raise
 
 
+def write_passing(path: Path, data: bytes) -> None:
+    """Write a file that is written again soon, for others to read: whole, but not flushed.
+
+    A reader sees the old content or the new. After a power cut it may be empty or missing, which
+    costs nothing; a flush every few seconds would wear out a memory card.
+
+    Args:
+        path: where to; its folder exists. Readable by all (0644), whatever the umask.
+        data: the content.
+
+    Raises:
+        OSError: the disk does not take it, or the folder is missing.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _PRIVATE, 0o644)
+        try:
+            os.fchmod(descriptor, 0o644)
+            _write_all(descriptor, data)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)  # noqa: PTH105
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)  # noqa: PTH108
+        raise
+
+
 def publish(part: Path, path: Path) -> None:
     """Give a file that was written and flushed the name under which it counts.
 

@@ -9,15 +9,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from edge_stl._parent import ALONE
 from edge_stl.durable import make_folder, write_record
 from edge_stl.errors import EdgeStlError, Interrupted, ResourceError
 from edge_stl.fleet import _leash
+from edge_stl.fleet._lines import Lines
 
 
 _AGENT = ("-m", "edge_stl")
@@ -93,21 +94,29 @@ class Running:
     Args:
         task: the call.
         gpus: the GPUs it may see, as CUDA_VISIBLE_DEVICES says it; None leaves that as it is.
+        heard: called with every line it says on stderr, while it runs, by `poll`; None keeps them.
 
     Raises:
         ResourceError: somebody else holds its lock.
     """
 
-    def __init__(self, task: Task, *, gpus: str | None = None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        *,
+        gpus: str | None = None,
+        heard: Callable[[str], object] | None = None,
+    ) -> None:
         self._task = task
         self._lock = -1 if task.lock is None else _hold(task.lock, task.name, task.patience)
+        self._pipe: IO[bytes] | None = None
         self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
         try:
             self._process = subprocess.Popen(  # noqa: S603  (our own command)
                 _command(task),
                 stdin=subprocess.DEVNULL,
                 stdout=self._out,
-                stderr=self._err,
+                stderr=self._err if heard is None else subprocess.PIPE,
                 env=_environment(task, gpus),
                 # The agent holds the lock as well: were we killed, it is free when both are gone.
                 pass_fds=() if self._lock < 0 else (self._lock,),
@@ -115,10 +124,16 @@ class Running:
         except BaseException:
             self._close()
             raise
+        self._pipe = self._process.stderr
+        self._lines: Lines | None = None
+        if self._pipe is not None and heard is not None:
+            self._lines = Lines(self._pipe.fileno(), heard)
 
     def poll(self) -> Ended | None:
         """Return how it ended, None while it runs; the marker is written before the lock goes."""
         code = self._process.poll()
+        if self._lines is not None:
+            self._lines.read(end=code is not None)
         if code is None:
             return None
         try:
@@ -139,7 +154,8 @@ class Running:
     def _ended(self, code: int) -> Ended:
         if code != 0:
             lines = _text(self._err).strip().splitlines()
-            return Ended(code, lines[-1].removeprefix("edge-stl: ") if lines else "")
+            last = lines[-1] if lines else "" if self._lines is None else self._lines.last
+            return Ended(code, last.removeprefix("edge-stl: "))
         rows: list[dict[str, Any]] = json.loads(_text(self._out))["files"]
         if self._task.marker is not None:
             document = {"format": 1, "asks": self._task.asks, "files": rows}
@@ -152,6 +168,8 @@ class Running:
     def _close(self) -> None:
         self._out.close()
         self._err.close()
+        if self._pipe is not None:
+            self._pipe.close()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1

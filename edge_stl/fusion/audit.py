@@ -1,4 +1,4 @@
-"""What labelled images at the desk tell of every box: who harms, who is worse than guessing.
+"""What labelled images at the desk tell of every box: who harms, who hardly does more than guess.
 
 Not imported by the room itself, as `edge_stl.fusion.fitted`: it needs scipy.
 
@@ -8,8 +8,10 @@ useful of the others, and is honest all the same.
 * It *harms* where the ensemble is right significantly more often without it: of the images on
   which exactly one of the two ensembles is right, the exact one-sided McNemar test asks whether
   more belong to the one without (McNemar, Psychometrika 1947; in the exact form a sign test).
-* It is *worse than guessing* where, alone and among its own classes, it is right significantly
-  less often than one of ``|S|`` guesses: its labels are not what the plan calls them.
+* It *guesses* where, alone and among its own classes, it is right significantly less often than
+  `little` better than one of ``|S|`` guesses: it knows nothing, or its labels are not what the plan
+  calls them. (Not "less often than a guess": a box whose labels are turned round is right where it
+  would have been wrong, which is about as often as a guess.)
 
 Neither finds a back door that was trained in: such a box answers all other images well.
 """
@@ -28,7 +30,7 @@ SURE = 0.05
 """Chance that an honest fleet has one box or more found harmful, whatever the number of boxes."""
 
 VERY_SURE = 0.001
-"""The same for being worse than guessing, where a wrong verdict would look absurd."""
+"""The same for guessing, where a wrong verdict would look absurd."""
 
 FEWEST_BOXES = 3
 """With two boxes that contradict each other, nobody can say which one is wrong."""
@@ -48,9 +50,9 @@ class Trial:
         mended: images of these that only the ensemble without it gets right.
         spoiled: images of these that only the ensemble with it gets right.
         p_harm: exact one-sided McNemar p of that.
-        p_worse: exact one-sided binomial p of its accuracy against guessing.
+        p_guess: exact one-sided binomial p of so few right answers at an accuracy of `little`.
         harms: whether ``p_harm`` is below `SURE` over the number of boxes.
-        guesses: whether ``p_worse`` is below `VERY_SURE` over the number of boxes.
+        guesses: whether ``p_guess`` is below `VERY_SURE` over the number of boxes.
         change_elsewhere: by how much the accuracy on all images changes without it, -1..1.
     """
 
@@ -60,7 +62,7 @@ class Trial:
     mended: int
     spoiled: int
     p_harm: float
-    p_worse: float
+    p_guess: float
     harms: bool
     guesses: bool
     change_elsewhere: float
@@ -69,6 +71,16 @@ class Trial:
     def suspect(self) -> bool:
         """Return whether the box should not answer."""
         return self.harms or self.guesses
+
+
+def little(classes: int) -> float:
+    """Return the accuracy that is hardly better than guessing among so many classes.
+
+    A tenth of the way from a guess to perfection, and twice a guess at most: 0.55 of two classes,
+    0.19 of ten, 0.002 of a thousand.
+    """
+    guess = 1 / classes
+    return min(2 * guess, guess + 0.1 * (1 - guess))
 
 
 def try_boxes(
@@ -102,9 +114,9 @@ def try_boxes(
         mended, spoiled = int((without & ~right & on).sum()), int((right & ~without & on).sum())
         alone = _alone(branch_probabilities[on], [members[i] for i in own], own)
         hits, images = int((alone == labels[on]).sum()), int(on.sum())
-        p_harm, p_worse = _at_least(mended, mended + spoiled, 0.5), 1.0
+        p_harm, p_guess = _at_least(mended, mended + spoiled, 0.5), 1.0
         if images:
-            p_worse = _at_least(images - hits, images, 1 - 1 / len(claimed))
+            p_guess = _at_least(images - hits, images, 1 - little(len(claimed)))
         found.append(
             Trial(
                 box=box,
@@ -113,9 +125,9 @@ def try_boxes(
                 mended=mended,
                 spoiled=spoiled,
                 p_harm=p_harm,
-                p_worse=p_worse,
+                p_guess=p_guess,
                 harms=p_harm < SURE / len(boxes),
-                guesses=p_worse < VERY_SURE / len(boxes),
+                guesses=p_guess < VERY_SURE / len(boxes),
                 change_elsewhere=float(without.mean() - right.mean()),
             )
         )
@@ -126,7 +138,7 @@ def worst(trials: Sequence[Trial]) -> Trial | None:
     """Return the suspect box that is surest to be one, or None."""
     return min(
         (t for t in trials if t.suspect),
-        key=lambda t: (min(t.p_harm / SURE, t.p_worse / VERY_SURE), t.box),
+        key=lambda t: (min(t.p_harm / SURE, t.p_guess / VERY_SURE), t.box),
         default=None,
     )
 

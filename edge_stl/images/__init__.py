@@ -10,6 +10,7 @@ from edge_stl.images._fit import (
     fitted_side as fitted_side,
     native_resolution as native_resolution,
 )
+from edge_stl.images._identities import Identities as Identities, identities as identities
 from edge_stl.images._image_list import ImageList as ImageList
 from edge_stl.images._infer import class_names as class_names
 from edge_stl.images._left_out import (

@@ -16,7 +16,7 @@ class LeftOutFile(NamedTuple):
 
     Attributes:
         file: Its relative POSIX path.
-        reason: A key of `REASONS`, ``no_class`` or ``too_small``.
+        reason: A key of `REASONS`, ``no_class``, ``not_yet`` or ``too_small``.
     """
 
     file: str

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_stl.errors import DataError
+from edge_stl.images._identities import Identities
 from edge_stl.images._image_list import ImageList, ImageListBuilder
 from edge_stl.images._labels_csv import LABELS_CSV, read_labels
 from edge_stl.images._left_out import Ledger
+from edge_stl.images._only import OnlyThese
 from edge_stl.images._sorter import Sorter
 from edge_stl.images._text import listed, normal, shown, suggestion
 from edge_stl.images._walk import SUFFIXES, found, top_level, walk
@@ -16,7 +18,9 @@ from edge_stl.images._walk import SUFFIXES, found, top_level, walk
 _SPLITS = ("train", "training")
 
 
-def scan(folder: str | os.PathLike[str], classes: Sequence[str]) -> ImageList:
+def scan(
+    folder: str | os.PathLike[str], classes: Sequence[str], *, only: Identities | None = None
+) -> ImageList:
     """List the images of a folder of class folders, or of a folder with ``labels.csv``.
 
     Class folders may have folders inside. Hidden entries and desktop litter are skipped; every
@@ -27,6 +31,8 @@ def scan(folder: str | os.PathLike[str], classes: Sequence[str]) -> ImageList:
     Args:
         folder: The folder.
         classes: The plan's classes, in its order.
+        only: Take these images alone, as `identities` saw them; others, and those that have
+            changed since, are left out as ``not_yet``.
 
     Returns:
         The images, sorted by label and then by path as text.
@@ -40,7 +46,11 @@ def scan(folder: str | os.PathLike[str], classes: Sequence[str]) -> ImageList:
     folders, files = top_level(root)
     label_of = {normal(name): label for label, name in enumerate(classes)}
     left_out = Ledger()
-    found_here = ImageListBuilder(root, len(classes))
+    found_here = (
+        ImageListBuilder(root, len(classes))
+        if only is None
+        else OnlyThese(root, classes, only=only, left_out=left_out)
+    )
     if LABELS_CSV in files:
         _scan_table(root, label_of, found_here, left_out)
     else:

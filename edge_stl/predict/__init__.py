@@ -2,3 +2,4 @@
 
 from edge_stl.predict._ensemble import Ensemble as Ensemble
 from edge_stl.predict._evaluate import Evaluation as Evaluation, evaluate as evaluate
+from edge_stl.predict._slots import Slots as Slots

@@ -1,6 +1,7 @@
 """Run an ensemble with numpy and onnxruntime alone."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from edge_stl.errors import DataError, UsageError
 from edge_stl.predict._cascade import CascadeStage, stages_in
+from edge_stl.predict._vector import vector_in
 
 
 Image = str | Path | NDArray[np.uint8]
@@ -35,6 +37,7 @@ class Ensemble:
             cascade, which goes on for all images of a batch until it is sure of each.
         stages: of a cascade, coarse first; empty for others.
         threshold: of a cascade, 0..1; None for others.
+        vector: what it answers to its test image, ``(K,)``; None in files of earlier versions.
 
     Raises:
         DataError: the file is missing, damaged, or not an ensemble of edge-stl.
@@ -71,6 +74,7 @@ class Ensemble:
             self.native_resolutions: tuple[int, ...] = tuple(
                 m["native_resolution"] for m in manifests
             )
+            self.vector = vector_in(meta, len(self.classes))
             self.stages: tuple[CascadeStage, ...] = stages_in(record, self.branches)
             self.threshold: float | None = None
             if self.stages:
@@ -230,7 +234,13 @@ def _open(path: Path | bytes, threads: int) -> Any:
         return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except OSError as error:
         raise DataError(f"{where}: cannot be read ({error.strerror})") from None
-    except Exception:  # noqa: BLE001  (onnxruntime raises types of its own)
+    except Exception as error:  # noqa: BLE001  (onnxruntime raises types of its own)
+        if re.search(r"IR.version|opset", str(error), re.IGNORECASE):
+            raise DataError(
+                f"{where}: onnxruntime {ort.__version__} is too old for it, it does not know its "
+                "IR version or opset; 'edge-stl merge' writes what 1.16 knows. Use that file, or a "
+                "newer onnxruntime"
+            ) from None
         raise DataError(
             f"{where}: onnxruntime cannot load it; it is no ONNX file, or damaged. Copy it again"
         ) from None

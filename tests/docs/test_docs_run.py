@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 STORY = (
     "docs/plan.md",
     "docs/box.md",
+    "docs/service.md",
     "docs/merge.md",
     "docs/deploy.md",
     "docs/branch-file.md",

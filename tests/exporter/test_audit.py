@@ -63,7 +63,7 @@ def test_a_flipped_box_is_left_out_and_the_ensemble_is_that_of_the_others(rule: 
     assert merged.audit is not None
     (out,) = merged.audit.verdicts.quarantined
     assert out.box == "flipped"
-    assert "worse than guessing" in out.reason
+    assert "hardly more than guesses" in out.reason
     assert [f.manifest.box for f in merged.files] == ["b0", "b1", "b2"]
     rest = merge_paths(
         desk.paths("b0", "b1", "b2"), options=Options(weights=rule), holdout=desk.holdout

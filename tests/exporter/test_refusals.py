@@ -152,6 +152,7 @@ EDITS: dict[str, tuple[Callable[[onnx.ModelProto], Any], str]] = {
     "metadata more": (lambda m: m.metadata_props.add(key="path", value="/home/x"), NOT_CANONICAL),
     "spaces in the manifest": (meta(lambda t: t.replace(",", ", ", 1)), NOT_CANONICAL),
     "another opset": (lambda m: setattr(m.opset_import[0], "version", 18), NOT_CANONICAL),
+    "another IR version": (lambda m: setattr(m, "ir_version", 13), NOT_CANONICAL),
     # the manifest
     "format": (meta(lambda _: "2", "edge_stl.format"), r"has format '2'; this version reads"),
     "kind": (meta(lambda _: "twig", "edge_stl.kind"), "not one of edge-stl"),

@@ -15,7 +15,14 @@ from edge_stl.fusion import (
     reliability_weights,
     uniform_weights,
 )
-from edge_stl.fusion.audit import Trial, certified, certified_median, try_boxes, worst
+from edge_stl.fusion.audit import (
+    Trial,
+    certified,
+    certified_median,
+    little,
+    try_boxes,
+    worst,
+)
 from edge_stl.fusion.fitted import answers, votes_of
 
 
@@ -118,8 +125,23 @@ def test_the_tests_are_exact():
     test = scipy.stats.binomtest(trial.mended, both, 0.5, alternative="greater")
     assert trial.p_harm == pytest.approx(test.pvalue, rel=1e-9)
     hits = round((trial.accuracy or 0) * trial.images)
-    test = scipy.stats.binomtest(hits, trial.images, 1 / K, alternative="less")
-    assert trial.p_worse == pytest.approx(test.pvalue, rel=1e-9)
+    test = scipy.stats.binomtest(hits, trial.images, 0.19, alternative="less")
+    assert trial.p_guess == pytest.approx(test.pvalue, rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_box_that_knows_nothing_is_found(seed: int):
+    p, labels, members = fleet(9, seed=seed)
+    p[:, 4] = p[np.random.default_rng(seed).permutation(len(labels)), 4]
+    found = tried(p, labels, members)
+    assert [box for box, trial in found.items() if trial.guesses] == ["cam4"]
+
+
+def test_a_little_is_between_a_guess_and_something():
+    assert little(2) == pytest.approx(0.55)
+    assert little(10) == pytest.approx(0.19)
+    assert little(1000) == pytest.approx(0.002)
+    assert all(1 / n < little(n) < 1 for n in range(2, 2000))
 
 
 def test_two_boxes_that_contradict_each_other_are_not_judged():

@@ -19,10 +19,11 @@ DOORS = {
     "cascade evidence fuse fuse_median geometric_weights largest_change log_prior median_answers "
     "member_probabilities plan_weights reliability reliability_weights score softmax stage_factors "
     "uniform_weights voters",
-    "edge_stl.images": "Chosen Fit ImageList ImageReader Ledger LeftOutFile LeftOutFiles Paths "
-    "REASONS ReadLimits UnreadableImage as_utf_8 class_names decode fit_square fitted_side "
-    "native_resolution read_size scan",
-    "edge_stl.predict": "Ensemble Evaluation evaluate",
+    "edge_stl.images": "Chosen Fit Identities ImageList ImageReader Ledger LeftOutFile "
+    "LeftOutFiles Paths REASONS ReadLimits UnreadableImage as_utf_8 class_names decode "
+    "fit_square fitted_side identities native_resolution read_size scan",
+    "edge_stl.predict": "Ensemble Evaluation Slots evaluate",
+    "edge_stl.deploy": "Status deploy go_back status",
     "edge_stl.layers": "Analysis Bandwise FromBands SpectralBatchNorm1d SpectralBatchNorm2d "
     "SpectralConv2d SpectralLinear StableTensorBlock Synthesis ToBands TubeTransform block_matrix "
     "dct dft from_matrix haar identity identity_tensor join split stable_tensor_network "
@@ -34,6 +35,8 @@ DOORS = {
     "load_private_key load_public_key make_key need_signing read_envelope_beside read_seen "
     "read_trust remember revoke_keys seen_path sign_branch sign_ensemble trusted_ensemble",
     "edge_stl.fleet": "bands_picture",
+    "edge_stl.service": "Hours Log Notifier Settings Summary Teller Unit Watch parse_hours "
+    "unit_text",
     "device_agent.doctor": "Check default_work_root examine worst",
 }
 

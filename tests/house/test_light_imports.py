@@ -18,7 +18,9 @@ LIGHT = (
     "edge_stl.images",
     "edge_stl.predict",
     "edge_stl.trust",
+    "edge_stl.deploy",
     "edge_stl.cli",
+    "edge_stl.service",
     "device_agent.doctor",
     "exporter.merge",
     "exporter.split",
@@ -54,6 +56,8 @@ def test_only_an_engine_that_is_asked_for_loads_ray(module: str):
 
 def test_prediction_loads_nothing_but_numpy_and_onnxruntime():
     assert loaded("edge_stl.predict", NOT_FOR_PREDICTION) == set()
+    assert loaded("edge_stl.deploy", NOT_FOR_PREDICTION) == set()
+    assert loaded("edge_stl.deploy._child", NOT_FOR_PREDICTION) == set()
 
 
 @pytest.mark.parametrize("module", ["edge_stl.trust", "edge_stl.cli", "exporter.merge"])

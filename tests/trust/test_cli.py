@@ -237,6 +237,7 @@ CALLS: list[tuple[int, list[str], str]] = [
     (2, ["merge", *FILES, "-o", "e.onnx", "--key", "none.key"], "none.key: there is no such file"),
     (2, ["predict", "e.onnx", "x.png", "--trust", "none.toml"], "none.toml: there is no such file"),
     (10, ["predict", "e.onnx", "x.png", "--trust", "trust.toml"], "e.onnx: there is no such file"),
+    (2, ["predict", "x.png", "--slot", "s", "--trust", "trust.toml"], "a slot keeps no signature"),
 ]  # fmt: skip
 
 
