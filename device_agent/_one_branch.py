@@ -8,6 +8,7 @@ from device_agent import checkpoint
 from device_agent._budget import Watch
 from device_agent._memory import peak_rss_mb
 from device_agent._rehearsal import fit_into_memory
+from device_agent._signing import sign_written
 from device_agent._steps import answer_validation, take_steps
 from device_agent._surroundings import surroundings
 from device_agent._types import Job, JobFile, Reporter
@@ -82,6 +83,7 @@ def train_one(
     trained = finished.trained
     path = job.out / finished.file_name
     write_durably(path, finished.data)
+    signature = sign_written(job, work, branch.name, path, finished.data)
     return JobFile(
         branch=branch.name,
         box=job.box,
@@ -97,6 +99,7 @@ def train_one(
         peak_rss_mb=round(peak_rss_mb(), 1),
         resumed=earlier is not None,
         left_out=dict(cache.left_out),
+        signature=signature,
     )
 
 

@@ -53,6 +53,7 @@ class JobFile:
     peak_rss_mb: float
     resumed: bool
     left_out: dict[str, int] = field(default_factory=dict)
+    signature: dict[str, str | int] | None = None
 
 
 class JobFiles(list[JobFile]):
@@ -79,6 +80,7 @@ class Job:
         settings: changes to the plan's training settings, like ``{"epochs": 3}``.
         threads: threads of torch.
         fresh: forget what an earlier run left.
+        key: file of the private key that signs the branch files; none leaves them unsigned.
         budget: what it may use.
         only: take these images alone; None takes all.
     """
@@ -92,5 +94,6 @@ class Job:
     settings: dict[str, object] = field(default_factory=dict)
     threads: int = 1
     fresh: bool = False
+    key: Path | None = None
     budget: Budget = field(default_factory=Budget)
     only: Identities | None = field(default=None, compare=False)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from device_agent._budget import Watch
 from device_agent._one_branch import train_one
 from device_agent._preflight import checkpoint_bytes, refuse_full_disk
+from device_agent._signing import check_signing
 from device_agent._types import Job, JobFile, JobFiles, Reporter, Silent
 from device_agent.cache import ImageCache, build_cache
 from device_agent.work import WorkFolder
@@ -66,6 +67,7 @@ def _run(job: Job, reporter: Reporter, watch: Watch) -> JobFiles:
     make_folder(job.out)
     refuse_full_disk(job, _asked_for(job), images=len(images))
     with WorkFolder(job.work, job.box) as work:
+        check_signing(job, work)
         cache = build_cache(
             images,
             resolution=plan.input.resolution,

@@ -7,15 +7,23 @@ from pathlib import Path
 
 from edge_stl.errors import DataError
 from edge_stl.plan import Plan
+from exporter.gate import Gate, Untrusted
 from exporter.read import BranchFile, Unusable, read_branch
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A file that may not be merged, with every reason."""
+    """A file that may not be merged, with every reason.
+
+    Attributes:
+        file: its name.
+        reasons: sentences without it.
+        signature: they are all about its signature; nothing else was looked at.
+    """
 
     file: str
     reasons: tuple[str, ...]
+    signature: bool = False
 
     def __str__(self) -> str:
         """Return one line: file, colon, reasons."""
@@ -30,12 +38,16 @@ class Agreement:
     refused: tuple[Refusal, ...]
 
 
-def read_all(paths: Sequence[Path]) -> tuple[list[BranchFile], list[Refusal]]:
-    """Read branch files; what cannot be read or used becomes a refusal."""
+def read_all(
+    paths: Sequence[Path], *, gate: Gate | None = None
+) -> tuple[list[BranchFile], list[Refusal]]:
+    """Read branch files; what cannot be read or used, or has no good signature, is a refusal."""
     files, refused = [], []
     for path in paths:
         try:
-            files.append(read_branch(path))
+            files.append(read_branch(path) if gate is None else gate.read(path))
+        except Untrusted as verdict:
+            refused.append(Refusal(path.name, tuple(verdict.reasons), signature=True))
         except Unusable as verdict:
             refused.append(Refusal(path.name, tuple(verdict.reasons)))
         except DataError as error:

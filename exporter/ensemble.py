@@ -35,6 +35,7 @@ from exporter.cameras import kernel_entry
 from exporter.manifest import canonical_json
 from exporter.options import Cascade, Layout, Options, native_in
 from exporter.read import BranchFile
+from exporter.signed import signed_entry
 
 
 PIXEL_SCALE = 255.0
@@ -272,6 +273,7 @@ def _record(
             {"manifest": f.manifest.to_document(), "sha256": f.sha256}
             | ({"weights": list(w)} if options.robust is None else {})
             | kernel_entry(f)
+            | signed_entry(f)
             for f, w in zip(files, weights, strict=True)
         ],
     }

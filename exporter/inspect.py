@@ -9,6 +9,7 @@ from edge_stl.fusion import largest_change
 from exporter import names
 from exporter.manifest import Manifest, sha256
 from exporter.read import Unusable, branch_from_bytes, kind_of, parse_model, read_bytes
+from exporter.signed import signed_table
 from exporter.split import Content, ensemble_record, members_of
 from exporter.weighing import mean_weight
 
@@ -56,6 +57,7 @@ def inspect_path(path: Path) -> dict[str, Any]:
             document["robust"] = robust
             document["holdout"] = content.fitted.to_document() if content.fitted else None
             document["audit"] = content.verdicts.to_document() if content.verdicts else None
+            document["signed"] = signed_table(content.files)
             document["cascade"] = _cascade(content, ensemble_record(model, name=path.name))
             document["branches"] = [
                 (

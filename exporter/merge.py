@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_stl.bands import Sharpness
-from edge_stl.errors import MergeRefused, UsageError
+from edge_stl.errors import IntegrityError, MergeRefused, UsageError
 from edge_stl.fusion import largest_change
 from exporter import names
 from exporter._memory import hold_once
@@ -23,6 +23,7 @@ from exporter.cascade_threshold import (
 from exporter.copies import Copy, find_copies
 from exporter.ensemble import Fitted, build_ensemble
 from exporter.fitting import Holdout, Progress, answer_holdout, fit_on_holdout, need_scipy
+from exporter.gate import Gate
 from exporter.manifest import sha256
 from exporter.options import (
     DEFAULT_WEIGHTS,
@@ -104,6 +105,7 @@ def merge_paths(
     holdout: Path | None = None,
     keep: Sequence[str] = (),
     progress: Progress | None = None,
+    gate: Gate | None = None,
 ) -> Merged:
     """Merge branch files from disk.
 
@@ -115,13 +117,16 @@ def merge_paths(
             rule ``fitted`` and the threshold of a cascade come from them.
         keep: boxes that answer whatever the holdout says of them; that is recorded.
         progress: called with images of the holdout done and images in all.
+        gate: lets through what is signed by whom it trusts; `Gate.remember` is for the caller, once
+            the ensemble is written.
 
     Raises:
         MergeRefused: files may not be merged and ``skip_refused`` is off, or none is left.
+        IntegrityError: the same, and all of them for their signature.
         UsageError: the options do not fit each other, the plan, or a holdout given or not.
         DataError: the holdout cannot be used.
     """
-    files, refused = read_all(paths)
+    files, refused = read_all(paths, gate=gate)
     return merge_files(
         files,
         options=options,
@@ -230,6 +235,7 @@ def change_ensemble(
     holdout: Path | None = None,
     keep: Sequence[str] = (),
     progress: Progress | None = None,
+    gate: Gate | None = None,
 ) -> Merged:
     """Take branches out of an ensemble and put others in, with the options it was made with.
 
@@ -245,11 +251,13 @@ def change_ensemble(
         holdout: as `merge_paths`; weights and thresholds that came from one need one again.
         keep: as `merge_paths`.
         progress: as `merge_paths`.
+        gate: as `merge_paths`; the ensemble's own signature is for the caller to verify.
 
     Raises:
         UsageError: an id names nothing in the ensemble, nothing would be left, or its weights or
             threshold came from a holdout and there is neither one now nor what needs none.
-        IntegrityError: the ensemble does not give back the files it was made of.
+        IntegrityError: the ensemble does not give back the files it was made of, or the gate does
+            not trust a box that stays in it.
         MergeRefused: as `merge_paths`.
     """
     content = members_of(ensemble, name=name) if isinstance(ensemble, bytes) else ensemble
@@ -266,7 +274,11 @@ def change_ensemble(
                 f"{', '.join(known)} and branches {', '.join(ids)}"
             )
         left = [f for f in left if f not in gone]
-    added, refused = read_all(add)
+    if gate is None:  # nobody verified what the record says of signatures
+        left = [replace(f, signed=None) for f in left]
+    else:
+        gate.need_members(left, name=name)
+    added, refused = read_all(add, gate=gate)
     if not left and not added:
         raise UsageError(
             f"{name}: removing {', '.join(remove)} leaves no branch; delete the file instead"
@@ -306,11 +318,13 @@ def _refuse(agreement: Agreement, *, skip_refused: bool) -> None:
     if not agreement.refused and agreement.files:
         return
     reasons = "; ".join(f"[{i}] {r}" for i, r in enumerate(agreement.refused, start=1))
+    # What only signatures keep out is a matter of trust; what does not fit would not with any.
+    kind = IntegrityError if all(r.signature for r in agreement.refused) else MergeRefused
     if not agreement.files:
-        raise MergeRefused(f"merge: no file may be merged: {reasons}")
+        raise kind(f"merge: no file may be merged: {reasons}")
     if not skip_refused:
         total = len(agreement.files) + len(agreement.refused)
-        raise MergeRefused(
+        raise kind(
             f"merge: {len(agreement.refused)} of {total} files refused: {reasons}. Mend them, or "
             f"merge the other {len(agreement.files)} with --skip-refused"
         )

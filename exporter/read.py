@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from edge_stl.bands import Kernel
-from edge_stl.errors import DataError, EdgeStlError
+from edge_stl.durable import read_once
+from edge_stl.errors import EdgeStlError
 from edge_stl.plan import Plan
 from exporter import names
 from exporter.branch import branch_shapes, build_branch
@@ -38,6 +39,7 @@ class BranchFile:
         sha256: of its bytes.
         bytes: its size.
         kernel: by which the ensemble makes its box's images of fine ones; a merge may change it.
+        signed: id of the key whose signature a merge verified; none where it did not look.
     """
 
     name: str
@@ -47,6 +49,7 @@ class BranchFile:
     sha256: str
     bytes: int
     kernel: Kernel = "area"
+    signed: str | None = None
 
 
 class Unusable(Exception):  # noqa: N818  (a verdict that travels with its reasons)
@@ -62,25 +65,13 @@ class Unusable(Exception):  # noqa: N818  (a verdict that travels with its reaso
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the content of a regular file.
+    """Return the content of a regular file, read once: what is checked is what is used.
 
     Raises:
-        DataError: it cannot be read, is not a regular file, or is larger than any model of ours.
+        DataError: it cannot be read, is a link or no regular file, changes while it is read, or is
+            larger than any model of ours.
     """
-    try:
-        if not path.is_file():
-            what = "not a regular file" if path.exists() else "there is no such file"
-            raise DataError(f"{path}: {what}; expected an ONNX file. Check the path")
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise DataError(
-                f"{path}: {size} bytes; a model of edge-stl has at most {MAX_FILE_BYTES}"
-            )
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror}). Check its permissions"
-        ) from None
+    return read_once(path, most=MAX_FILE_BYTES, expected="an ONNX file").data
 
 
 def parse_model(data: bytes) -> onnx.ModelProto:

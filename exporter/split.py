@@ -19,6 +19,7 @@ from exporter.ensemble import Fitted, Vector
 from exporter.manifest import Manifest, disagreements, manifest_of, sha256
 from exporter.options import Cascade, Options, cascade_in
 from exporter.read import BranchFile, Unusable, kind_of, metadata, parse_model
+from exporter.signed import signed_of
 
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -97,6 +98,7 @@ def members_of(data: bytes, *, name: str) -> Content:
         entries = [(manifest_of(m["manifest"]), str(m["sha256"]), m) for m in record["members"]]
         weights = tuple(_weights(name, manifest, m, options) for manifest, _, m in entries)
         kernels = [kernel_of(m, plan) for *_, m in entries]
+        signed = signed_of(record["members"])
         scale, made_by = _scale(record), str(record["made_by"])
         fitted = _fitted(record, options, len(plan.classes))
         cascade = cascade_in(record, options)
@@ -130,8 +132,8 @@ def members_of(data: bytes, *, name: str) -> Content:
     if unfit:
         raise _damaged(name, f"{unfit} have no bands at its {options.side(plan)} px")
     files = [
-        replace(_member(name, plan, manifest, digest, tensors), kernel=kernel)
-        for (manifest, digest, _), kernel in zip(entries, kernels, strict=True)
+        replace(_member(name, plan, manifest, digest, tensors), kernel=kernel, signed=key)
+        for (manifest, digest, _), kernel, key in zip(entries, kernels, signed, strict=True)
     ]
     return Content(
         plan, options, scale, made_by, tuple(files), weights, fitted, cascade, verdicts, vector

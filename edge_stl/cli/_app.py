@@ -22,6 +22,7 @@ from edge_stl.cli import (
     _predict,
     _simulate,
     _train,
+    _trust,
 )
 from edge_stl.errors import (
     OUT_OF_MEMORY,
@@ -38,7 +39,7 @@ _HELP = """Train image classifiers on edge boxes without moving an image or a gr
 The way: plan new -> train (on every box) -> merge (on any desk) -> predict. Try: edge-stl demo
 
 Exit codes: 0 done, 1 unexpected, 2 wrong use, 10 data, 20 machine or resources, 30 stopped and
-resumable, 40 check not ok, 50 merge refused, 60 integrity. --debug shows the traceback.
+resumable, 40 check not ok, 50 merge refused, 60 integrity, signature. --debug: the traceback.
 """
 
 _TYPER_INTERRUPTED = 130
@@ -78,6 +79,10 @@ app.command(epilog="Example: edge-stl evaluate ensemble.onnx photos")(_predict.e
 app.command(epilog="Example: edge-stl deploy ensemble.onnx slots")(_deploy.deploy)
 app.command(epilog="Example: edge-stl inspect ensemble.onnx")(_inspect.inspect)
 app.command(epilog="Example: edge-stl check ensemble.onnx --target jetpack5")(_inspect.check)
+app.command(epilog="Example: edge-stl keygen -o cam07.key")(_trust.keygen)
+app.command(epilog="Example: edge-stl sign out/*.onnx --key cam07.key")(_trust.sign)
+app.command(epilog="Example: edge-stl verify out/*.onnx --trust trust.toml")(_trust.verify)
+app.add_typer(_trust.app, name="trust")
 app.command(epilog="Example: edge-stl doctor --work ssd/work")(_doctor.doctor)
 app.command(
     epilog="Example: edge-stl simulate plan.toml photos/train --test photos/test --boxes 6 -o run"

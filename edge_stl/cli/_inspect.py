@@ -71,6 +71,8 @@ def inspect(file: ModelFile, json: opt.Json = False) -> None:
     )
     if document.get("robust"):
         print_line(f"nothing is weighted: the {document['robust']} over the boxes answers")
+    if document["kind"] == "ensemble":
+        print_line(f"branches: {signed_text(document['signed'])}")
     if document.get("cascade"):
         kept = document["cascade"]
         chosen = f", chosen on {kept['images']} holdout images" if kept["images"] else ""
@@ -86,6 +88,13 @@ def inspect(file: ModelFile, json: opt.Json = False) -> None:
             f"weights fitted on {document['holdout']['images']} holdout images; biases "
             + ", ".join(f"{name} {bias:+.4f}" for name, bias in biases)
         )
+
+
+def signed_text(signed: dict[str, list[str]] | None) -> str:
+    """Return whether the branches of an ensemble were signed, and with whose keys."""
+    if signed is None:
+        return "unsigned"
+    return "signed, " + ", ".join(f"{box} with key {' and '.join(k)}" for box, k in signed.items())
 
 
 def check(

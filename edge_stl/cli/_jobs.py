@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _ONE = {
     "plan_file": "PLAN", "images": "IMAGES", "out": "-o", "box": "--box", "branch": "--branch",
     "epochs": "--epochs", "seed": "--seed", "threads": "--threads", "device": "--device",
+    "key": "--key",
     "time_budget": "--time-budget", "max_memory": "--max-memory", "max_celsius": "--max-celsius",
     "nice": "--nice",
     "progress": "--progress",

@@ -12,9 +12,10 @@ from edge_stl.cli._audit import audit_document, print_audit
 from edge_stl.cli._cascade import cascade_document, cascade_options, print_cascade
 from edge_stl.cli._holdout import holdout_document, print_holdout
 from edge_stl.cli._output import ProgressReporter, print_json, print_line, print_table
+from edge_stl.cli._seal import Seal, StartNumbersAnew
 
 
-_Gate = tuple[bool | None, float | None, float | None]  # --cascade, --threshold, --cascade-loss
+_Cascade = tuple[bool | None, float | None, float | None]  # --cascade, --threshold, --cascade-loss
 
 
 class Weights(enum.StrEnum):
@@ -154,6 +155,9 @@ def merge(
     skip_refused: Annotated[
         bool, typer.Option("--skip-refused", help="Merge the others when files are refused.")
     ] = False,
+    trust: opt.TrustFile = None,
+    start_numbers_anew: StartNumbersAnew = False,
+    key: opt.Key = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -161,23 +165,29 @@ def merge(
     _need_merge_extra()
     from edge_stl.durable import write_durably
     from exporter.merge import merge_paths
+    from exporter.signed import signed_table
     from exporter.weighing import mean_weight
 
-    gate = (cascade, threshold, cascade_loss)
+    chosen = (cascade, threshold, cascade_loss)
+    seal = Seal(trust, anew=start_numbers_anew, key=key)
     with ProgressReporter(quiet=quiet or json) as reporter:
         how: dict[str, Any] = {
             "skip_refused": skip_refused,
             "holdout": holdout,
             "keep": keep or [],
+            "gate": seal.gate,
             "progress": lambda done, total: reporter.advance("running the branches", done, total),
         }
         if remove or add:
             given = {"remove": remove or [], "add": add or []}
-            merged = _change(files, weights, layout, resolution, robust, gate, given | how)
+            merged = _change(files, weights, layout, resolution, robust, chosen, given | how)
         else:
-            options = _chosen(None, weights, layout, resolution, robust, gate)
+            if weights is None and robust is None:
+                weights = seal.default_weights(holdout)
+            options = _chosen(None, weights, layout, resolution, robust, chosen)
             merged = merge_paths(files, options=options, **how)
     write_durably(out, merged.model)
+    signature = seal.close(out, merged)
     rows = [
         {
             "branch": f.manifest.branch,
@@ -210,6 +220,8 @@ def merge(
                 "holdout": holdout_document(merged.holdout),
                 "audit": audit_document(merged.audit),
                 "cascade": cascade_document(merged),
+                "signed": signed_table(merged.files),
+                "signature": signature,
                 "cameras": [
                     asdict(camera) | {"warning": camera.warning} for camera in merged.cameras
                 ],
@@ -219,6 +231,8 @@ def merge(
     if not quiet:
         _tell(merged, rows)
     print_line(f"{out}  sha256 {merged.sha256}")
+    if signature is not None:
+        print_line(f"{signature['file']}  number {signature['counter']}, key {signature['key']}")
 
 
 def _tell(merged: Any, rows: list[dict[str, Any]]) -> None:
@@ -270,7 +284,7 @@ def _chosen(
     layout: Layout | None,
     resolution: int | None,
     robust: Robust | None,
-    gate: _Gate,
+    gate: _Cascade,
 ) -> Any:
     """Return the options that were given; for the others those of ``old``, else the defaults."""
     from edge_stl.errors import UsageError
@@ -301,7 +315,7 @@ def _change(
     layout: Layout | None,
     resolution: int | None,
     robust: Robust | None,
-    gate: _Gate,
+    cascade: _Cascade,
     how: dict[str, Any],
 ) -> Any:
     from edge_stl.errors import UsageError
@@ -314,8 +328,11 @@ def _change(
             f"--remove and --add change exactly one ensemble; {len(files)} files were named"
         )
     name = files[0].name
-    content = members_of(read_bytes(files[0]), name=name)  # its bytes are not needed any more
-    options = _chosen(content.options, weights, layout, resolution, robust, gate)
+    gate = how["gate"]
+    data = read_bytes(files[0]) if gate is None else gate.read_ensemble(files[0])
+    content = members_of(data, name=name)
+    del data  # not needed any more
+    options = _chosen(content.options, weights, layout, resolution, robust, cascade)
     return change_ensemble(content, name=name, options=options, **how)
 
 

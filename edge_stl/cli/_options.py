@@ -2,10 +2,13 @@
 
 import enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+
+if TYPE_CHECKING:
+    from edge_stl.trust import Numbers
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress and no notes.")]
@@ -22,6 +25,24 @@ ImageFolder = Annotated[
 ]
 EnsembleFile = Annotated[
     Path, typer.Argument(metavar="ENSEMBLE", help="An ensemble file.", show_default=False)
+]
+_KEY = typer.Option(
+    "--key",
+    envvar="EDGE_STL_KEY",
+    metavar="KEYFILE",
+    help="Private key of this machine, to sign what is written.",
+    show_default=False,
+)
+Key = Annotated[Path | None, _KEY]
+NeededKey = Annotated[Path, _KEY]
+TrustFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--trust",
+        metavar="trust.toml",
+        help="Take only what a key in this file signed.",
+        show_default=False,
+    ),
 ]
 Epochs = Annotated[
     int | None, typer.Option(min=1, help="Instead of the plan's.", show_default=False)
@@ -51,3 +72,24 @@ RayAddress = Annotated[
         show_default=False,
     ),
 ]
+
+
+def numbers_of(plan_digest: str, box: str | None, work: Path | None) -> "Numbers":
+    """Return where the numbers of signatures are kept: in the box's work folder, or the desk's.
+
+    Args:
+        plan_digest: of the plan.
+        box: whose file is signed; none for an ensemble.
+        work: ``--work``, if given.
+
+    Raises:
+        ResourceError: the folder cannot be made.
+    """
+    from device_agent.work import default_work_root
+    from edge_stl.durable import make_folder
+    from edge_stl.trust import COUNTER_FILE, Numbers
+
+    root = default_work_root()
+    folder = work or (root / "desk" if box is None else root / plan_digest / box)
+    make_folder(folder, mode=0o700, option="--work")
+    return Numbers(folder / COUNTER_FILE)

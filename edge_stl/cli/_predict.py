@@ -34,13 +34,14 @@ def predict(
     slot: Slot = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 takes every core.")] = 0,
     threshold: Threshold = None,
+    trust: opt.TrustFile = None,
     json: opt.Json = False,
 ) -> None:
     """Say what images show. Needs numpy, onnxruntime and Pillow only."""
     from edge_stl.errors import DataError
 
     ensemble, images = split_paths(paths, slot, what="image files")
-    model = open_ensemble(ensemble, slot, threads=threads, threshold=threshold)
+    model = open_ensemble(ensemble, slot, trust=trust, threads=threads, threshold=threshold)
     rows: list[dict[str, Any]] = []
     for path in images:
         try:
@@ -83,6 +84,7 @@ def evaluate(
     slot: Slot = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 takes every core.")] = 0,
     threshold: Threshold = None,
+    trust: opt.TrustFile = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -90,7 +92,7 @@ def evaluate(
     from edge_stl.predict import evaluate as run
 
     ensemble, (images,) = split_paths(paths, slot, what="one folder of images", most=1)
-    model = open_ensemble(ensemble, slot, threads=threads, threshold=threshold)
+    model = open_ensemble(ensemble, slot, trust=trust, threads=threads, threshold=threshold)
     with ProgressReporter(quiet=quiet or json) as reporter:
         result = run(model, images, progress=lambda d, t: reporter.advance("evaluating", d, t))
     rows: list[dict[str, Any]] = []

@@ -42,20 +42,36 @@ def split_paths(
 
 
 def open_ensemble(
-    file: Path | None, slot: Path | None, *, threads: int, threshold: float | None
+    file: Path | None,
+    slot: Path | None,
+    *,
+    trust: Path | None = None,
+    threads: int,
+    threshold: float | None,
 ) -> "Ensemble":
     """Open the file, or what serves in the slots; where that is the other slot, a line says why.
 
     Raises:
         DataError: there is no such file, or nothing was deployed.
-        IntegrityError: no slot works.
-        UsageError: as `Ensemble`.
+        IntegrityError: no slot works, or no trusted desk signed the file.
+        UsageError: as `Ensemble`, or ``--trust`` beside ``--slot``.
     """
+    from edge_stl.errors import UsageError
     from edge_stl.predict import Ensemble, Slots
 
     if slot is None:
         assert file is not None  # noqa: S101  (split_paths gave it)
-        return Ensemble(file, threads=threads, threshold=threshold)
+        if trust is None:
+            return Ensemble(file, threads=threads, threshold=threshold)
+        from edge_stl.trust import trusted_ensemble
+
+        verified = trusted_ensemble(file, trust)  # these bytes, and none that come after them
+        return Ensemble(verified, threads=threads, threshold=threshold)
+    if trust is not None:
+        raise UsageError(
+            "--slot and --trust: a slot keeps no signature; expected one of the two. Run "
+            "edge-stl verify ENSEMBLE before it is deployed"
+        )
     slots = Slots(slot)
     model = slots.open(threads=threads, threshold=threshold)
     if slots.note is not None:

@@ -117,6 +117,7 @@ def train(
     device: Annotated[
         Device, typer.Option(help="auto takes a GPU when there is one.")
     ] = Device.cpu,
+    key: opt.Key = None,
     fresh: Annotated[bool, typer.Option(help="Forget what a stopped run left.")] = False,
     progress: Annotated[
         ProgressKind,
@@ -172,6 +173,8 @@ def train(
     given = given_options(context)
     if jobs is not None:
         refuse_beside_jobs(given)
+        if key is not None and not quiet:  # by EDGE_STL_KEY
+            typer.echo("note: EDGE_STL_KEY is the key of one box; jobs are not signed", err=True)
         train_jobs(
             jobs,
             shard=shard,
@@ -210,6 +213,7 @@ def train(
         settings=settings,
         threads=threads or usable_cores(),
         fresh=fresh,
+        key=key,
         budget=budget,
         only=None if only_images is None else need_snapshot(only_images).images,
     )
@@ -245,6 +249,10 @@ def train(
     )
     for f in files:
         print_line(f"{f.file}  sha256 {f.sha256}")
+        if f.signature is not None:
+            print_line(
+                f"{f.signature['file']}  number {f.signature['counter']}, key {f.signature['key']}"
+            )
 
 
 def _needed(plan: Path | None, images: Path | None, out: Path | None) -> tuple[Path, Path, Path]:

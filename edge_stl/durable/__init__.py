@@ -4,7 +4,8 @@
 for what a later run trusts: checkpoints, caches, markers of what is done. It carries its own
 digest, and the generation before it is kept. `write_passing` is for what is written again every
 few seconds and may be lost. Nothing else in this project opens a file to write
-it, with the exceptions that ``tests/house/test_writers.py`` names.
+it, with the exceptions that ``tests/house/test_writers.py`` names. `read_once` reads what came from
+outside.
 """
 
 from edge_stl.durable._files import (
@@ -18,6 +19,9 @@ from edge_stl.durable._files import (
     write_durably,
     write_passing,
 )
+from edge_stl.durable._lock import locked
+from edge_stl.durable._new_file import write_new
+from edge_stl.durable._once import Copied, read_once
 from edge_stl.durable._records import (
     Record,
     discard_record,
@@ -28,18 +32,22 @@ from edge_stl.durable._records import (
 
 
 __all__ = [
+    "Copied",
     "PartFile",
     "Record",
     "discard_record",
+    "locked",
     "make_folder",
     "open_regular",
     "previous_of",
     "publish",
     "publish_folder",
+    "read_once",
     "read_record",
     "remove",
     "remove_leftovers",
     "write_durably",
+    "write_new",
     "write_passing",
     "write_record",
 ]

@@ -211,6 +211,7 @@ def _environment(task: Task, gpus: str | None) -> Mapping[str, str]:
     # Ray sets this from the cores of a task, users from their habits; the bytes are the job's.
     # The agent has no parent of its own: how it ended is seen here.
     environment = {**os.environ, "OMP_NUM_THREADS": str(task.threads), ALONE: "1"}
+    environment.pop("EDGE_STL_KEY", None)  # the key of one box is none for many
     if task.gpus == 0:
         gpus = ""
     if gpus is not None:

@@ -210,6 +210,56 @@ MUTANTS = [
         "who asks before anything was begun does not wait", "device_agent/stop.py",
         "        if insists or self._at_once:\n", "        if insists:\n", _RESUME,
     ),
+    Mutant(
+        "a signature is verified", "edge_stl/trust/_verdict.py",
+        "if not sealed.proved_by(owner.key):", "if False:",
+        "tests/trust/test_envelope.py",
+    ),
+    Mutant(
+        "a file is the one that was signed", "edge_stl/trust/_verdict.py",
+        "if not statement.holds_for(data):", "if False:",
+        "tests/trust/test_envelope.py",
+    ),
+    Mutant(
+        "a signature is of the type that is wanted", "edge_stl/trust/_verdict.py",
+        "if artefact is None or wanted not in (None, artefact):", "if artefact is None:",
+        "tests/trust/test_envelope.py",
+    ),
+    Mutant(
+        "an old file is not taken again", "edge_stl/trust/_seen.py",
+        "if statement.counter < mark.counter:", "if False:",
+        "tests/trust/test_verdicts.py",
+    ),
+    Mutant(
+        "a revoked key signs nothing", "edge_stl/trust/_verdict.py",
+        "if not owner.revoked:", "if True:",
+        "tests/trust/test_verdicts.py",
+    ),
+    Mutant(
+        "a box signs for itself alone", "edge_stl/trust/_verdict.py",
+        "statement.box != owner.id:", "False:",
+        "tests/trust/test_verdicts.py",
+    ),
+    Mutant(
+        "a number is on the disk before it is told", "edge_stl/trust/_counter.py",
+        "            self._write(_Given(counter=number, last=given.last | mine))\n", "",
+        "tests/trust/test_numbers.py",
+    ),
+    Mutant(
+        "a file from outside is no link", "edge_stl/durable/_once.py",
+        " | os.O_NOFOLLOW", "",
+        "tests/durable/test_once.py",
+    ),
+    Mutant(
+        "a file from outside has a size it may have", "edge_stl/durable/_once.py",
+        "if before.st_size > most:", "if before.st_size > 10**12 + most:",
+        "tests/durable/test_once.py::test_what_is_no_plain_file_is_refused",
+    ),
+    Mutant(
+        "a private key is for its user alone", "edge_stl/trust/_keys.py",
+        "if copied.mode & _OTHERS:", "if False:",
+        "tests/trust/test_keys.py",
+    ),
 ]  # fmt: skip
 """One for every defence; whoever builds another one adds a row."""
 

@@ -21,6 +21,7 @@ STORY = (
     "docs/merge.md",
     "docs/deploy.md",
     "docs/branch-file.md",
+    "docs/trust.md",
     "docs/simulate.md",
     "docs/jobs.md",
 )

@@ -293,7 +293,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         read_bytes(tmp_path)
     (tmp_path / "big").write_bytes(b"12345")
     monkeypatch.setattr("exporter.read.MAX_FILE_BYTES", 4)
-    with pytest.raises(DataError, match=r"5 bytes; a model of edge-stl has at most 4"):
+    with pytest.raises(DataError, match=r"5 bytes; an ONNX file has at most 4"):
         read_bytes(tmp_path / "big")
 
 

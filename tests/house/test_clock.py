@@ -13,6 +13,8 @@ PACKAGES = ("edge_stl", "device_agent", "exporter")
 ALLOWED: dict[str, dict[str, int]] = {
     # part of what an image is: one that was written anew is another one
     "edge_stl/images/_walk.py": {"st_mtime_ns": 1},
+    # a file that changes while it is read: the same before and after, whatever it is
+    "edge_stl/durable/_once.py": {"st_mtime_ns": 2},
     # says what the clock shows, and that it does not matter
     "device_agent/doctor/_clock.py": {"now": 1},
     # the allowed hours of a service, and the times in its log

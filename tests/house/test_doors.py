@@ -30,6 +30,10 @@ DOORS = {
     "tensor_product tensor_transpose tube_transform wavelet",
     "edge_stl.branch": "Settings Trained Trainer branch_modules build_module fit_temperature "
     "folded_parameters whole_network",
+    "edge_stl.trust": "BranchStatement COUNTER_FILE EnsembleStatement MOST_FILE_BYTES Numbers "
+    "Owner PrivateKey PublicKey Seen Statement Trust Verdict add_key envelope_path judge "
+    "load_private_key load_public_key make_key need_signing read_envelope_beside read_seen "
+    "read_trust remember revoke_keys seen_path sign_branch sign_ensemble trusted_ensemble",
     "edge_stl.fleet": "bands_picture",
     "edge_stl.service": "Hours Log Notifier Settings Summary Teller Unit Watch parse_hours "
     "unit_text",

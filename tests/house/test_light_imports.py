@@ -17,6 +17,7 @@ LIGHT = (
     "edge_stl.fusion",
     "edge_stl.images",
     "edge_stl.predict",
+    "edge_stl.trust",
     "edge_stl.deploy",
     "edge_stl.cli",
     "edge_stl.service",
@@ -57,6 +58,11 @@ def test_prediction_loads_nothing_but_numpy_and_onnxruntime():
     assert loaded("edge_stl.predict", NOT_FOR_PREDICTION) == set()
     assert loaded("edge_stl.deploy", NOT_FOR_PREDICTION) == set()
     assert loaded("edge_stl.deploy._child", NOT_FOR_PREDICTION) == set()
+
+
+@pytest.mark.parametrize("module", ["edge_stl.trust", "edge_stl.cli", "exporter.merge"])
+def test_only_a_signature_that_is_asked_for_loads_cryptography(module: str):
+    assert loaded(module, ("cryptography", "securesystemslib")) == set()
 
 
 def test_importing_the_top_loads_no_room_and_not_even_numpy():
