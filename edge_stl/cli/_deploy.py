@@ -38,6 +38,7 @@ def deploy(
         bool,
         typer.Option("--allow-other-classes", help="It may name other classes than the serving."),
     ] = False,
+    trust: opt.TrustFile = None,
     json: opt.Json = False,
 ) -> None:
     """Put an ensemble into service on this machine, if it passes its self-test; or go back.
@@ -49,14 +50,21 @@ def deploy(
     from edge_stl import deploy as room
 
     folder = _folder(
-        paths, back=back, status=status, other=max_ms is not None or allow_other_classes
+        paths,
+        back=back,
+        status=status,
+        other=max_ms is not None or allow_other_classes or trust is not None,
     )
     found = None
     if back:
         room.go_back(folder)
     elif not status:
         _, found = room.deploy(
-            paths[0], folder, max_milliseconds=max_ms, other_classes=allow_other_classes
+            paths[0],
+            folder,
+            max_milliseconds=max_ms,
+            other_classes=allow_other_classes,
+            verified=None if trust is None else _verified(paths[0], trust),
         )
     now = room.status(folder)
     if json:
@@ -94,6 +102,12 @@ def deploy(
         )
 
 
+def _verified(ensemble: Path, trust: Path) -> bytes:
+    from edge_stl.trust import trusted_ensemble  # brings cryptography
+
+    return trusted_ensemble(ensemble, trust)
+
+
 def _folder(paths: list[Path], *, back: bool, status: bool, other: bool) -> Path:
     from edge_stl.errors import UsageError
 
@@ -107,7 +121,8 @@ def _folder(paths: list[Path], *, back: bool, status: bool, other: bool) -> Path
             )
         if other:
             raise UsageError(
-                f"deploy {name}: tests nothing; expected no --max-ms and no --allow-other-classes"
+                f"deploy {name}: tests nothing; expected no --max-ms, no --allow-other-classes "
+                "and no --trust"
             )
         return paths[0]
     many = "path" if len(paths) == 1 else "paths"

@@ -69,8 +69,8 @@ def open_ensemble(
         return Ensemble(verified, threads=threads, threshold=threshold)
     if trust is not None:
         raise UsageError(
-            "--slot and --trust: a slot keeps no signature; expected one of the two. Run "
-            "edge-stl verify ENSEMBLE before it is deployed"
+            "--slot and --trust: a slot keeps no signature; expected one of the two. Give "
+            "--trust to edge-stl deploy instead"
         )
     slots = Slots(slot)
     model = slots.open(threads=threads, threshold=threshold)

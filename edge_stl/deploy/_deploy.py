@@ -64,6 +64,7 @@ def deploy(
     *,
     max_milliseconds: float | None = None,
     other_classes: bool = False,
+    verified: bytes | None = None,
 ) -> tuple[str, SelfTest]:
     """Put an ensemble into service, if it is not worse than what serves.
 
@@ -72,6 +73,7 @@ def deploy(
         folder: of the slots; made when missing.
         max_milliseconds: an image may take; by default three times what the serving one took.
         other_classes: whether it may name other classes than the serving one.
+        verified: the bytes whose signature was verified; the file is not read again then.
 
     Returns:
         the slot that serves now, and what the self-test found.
@@ -83,7 +85,7 @@ def deploy(
         ResourceError: the disk is full or fails, or somebody else deploys here.
         UsageError: onnxruntime is not installed.
     """
-    data = read_capped(source, most=MAX_BYTES)
+    data = read_capped(source, most=MAX_BYTES) if verified is None else verified
     if not data:
         raise DataError(f"{source}: is empty; expected an ensemble. Copy it again")
     make_folder(folder, option="folder for the slots")
@@ -96,7 +98,6 @@ def deploy(
         _clean(slots)
         try:
             write_durably(copy, data)
-            # The signature belongs here: on the copy, before anything parses it.
             found = _self_test.self_test(copy, digest, name=str(source))
             if serving is not None:
                 _need_classes(source, found, slots, serving, other_classes=other_classes)

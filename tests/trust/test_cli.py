@@ -188,6 +188,23 @@ def test_with_trust_no_box_talks_its_weight_up(
     assert run_json(*merge, *trust, "--robust", "median")["weights"] is None
 
 
+def test_deploy_takes_only_what_a_trusted_desk_signed(run: Run, fleet: Path):
+    sign_both(run)
+    run("keygen", "-o", "hq.key")
+    merge = ["merge", *FILES, "--trust", "trust.toml"]
+    assert run(*merge, "-o", "e.onnx", "--key", "hq.key")[0] == 0
+    deploy = ["deploy", "e.onnx", "slots", "--trust", "trust.toml"]
+    code, _, err = run(*deploy)
+    assert (code, err.count("\n")) == (60, 1)
+    assert not (fleet / "slots").exists()
+    run("trust", "add", "--desk", "hq", "hq.key.pub")
+    assert run(*deploy)[0] == 0
+    assert run(*merge, "-o", "other.onnx", "--layout", "nchw")[0] == 0
+    assert run("deploy", "other.onnx", "slots", "--trust", "trust.toml")[0] == 60
+    code, _, err = run("deploy", "--back", "slots", "--trust", "trust.toml")
+    assert (code, "no --trust" in err) == (2, True)
+
+
 def test_the_numbers_are_kept_after_the_ensemble_and_not_before(run: Run, fleet: Path):
     sign_both(run)
     before = (fleet / "trust.toml.seen").read_bytes()
