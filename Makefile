@@ -4,6 +4,7 @@
 #   make test                 the tests
 #   make test-night           the tests with all of those that take long
 #   make soak [MINUTES=20]    kills and stops of real runs, for hours
+#   make fuzz [MINUTES=10]    damaged and forged files for every reader, as long as you like
 #   make lint types imports   style, types, import contracts
 #   make bench-mnist bench-roadside   the measurements of docs/results.md
 #   make runtimes             the files in older onnxruntimes, each in an environment of its own
@@ -19,8 +20,8 @@ BIN := $(VENV)/bin
 OUT ?= $(if $(DATA),demo-own,demo-out)
 EXTRA_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
-.PHONY: demo test test-night soak lint types imports check setup bench-mnist bench-roadside bench-speed \
-	bench-paper bench-large runtimes clean
+.PHONY: demo test test-night soak fuzz lint types imports check setup bench-mnist bench-roadside \
+	bench-speed bench-paper bench-large runtimes clean
 
 setup: $(VENV)/.ready
 
@@ -44,10 +45,8 @@ test: setup
 test-night: setup
 	EDGE_STL_NIGHT=1 $(PYTEST)
 
-MINUTES ?= 20
-
 soak: setup
-	EDGE_STL_SOAK=1 EDGE_STL_SOAK_MINUTES=$(MINUTES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+	EDGE_STL_SOAK=1 EDGE_STL_SOAK_MINUTES=$(or $(MINUTES),20) OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
 		-p no:cacheprovider -s tests/crash/test_kill.py tests/crash/test_soak.py
 
 lint: setup
@@ -59,6 +58,9 @@ types: setup
 
 imports: setup
 	$(BIN)/lint-imports
+
+fuzz: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.cases --minutes $(or $(MINUTES),10)
 
 check: lint types imports test
 

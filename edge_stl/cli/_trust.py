@@ -135,10 +135,11 @@ def verify(
 def _judged(path: Path, trust: Any, seen: Any) -> "Verdict":
     from edge_stl.durable import read_once
     from edge_stl.errors import DataError
-    from edge_stl.trust import MOST_FILE_BYTES, Verdict, judge, read_envelope_beside
+    from edge_stl.gate import MAX_FILE_BYTES
+    from edge_stl.trust import Verdict, judge, read_envelope_beside
 
     try:
-        data = read_once(path, most=MOST_FILE_BYTES, expected="an ONNX file").data
+        data = read_once(path, most=MAX_FILE_BYTES, expected="an ONNX file").data
         return judge(data, read_envelope_beside(path), trust=trust, seen=seen)
     except DataError as error:  # the other files have their verdict all the same
         return Verdict((str(error),))

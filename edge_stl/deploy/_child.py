@@ -45,11 +45,12 @@ def examine(file: Path, digest: str) -> dict[str, Any]:
     """
     import numpy as np
 
+    from edge_stl.durable import read_once
+    from edge_stl.gate import MAX_FILE_BYTES
     from edge_stl.predict import Ensemble
-    from edge_stl.predict._slots import MAX_BYTES, read_capped
     from edge_stl.predict._vector import need_answer, need_probabilities, question
 
-    data = read_capped(file, most=MAX_BYTES)
+    data = read_once(file, most=MAX_FILE_BYTES, expected="an ensemble").data
     if hashlib.sha256(data).hexdigest() != digest:
         raise IntegrityError("its copy is damaged. The disk is failing: use another")
     model = Ensemble(data, threads=1)

@@ -14,9 +14,10 @@ from pathlib import Path
 from edge_stl.deploy import _self_test
 from edge_stl.deploy._lock import locked
 from edge_stl.deploy._self_test import SelfTest
-from edge_stl.durable import make_folder, remove, write_durably, write_record
+from edge_stl.durable import make_folder, read_once, remove, write_durably, write_record
 from edge_stl.errors import CheckError, DataError
-from edge_stl.predict._slots import FILE_NAME, MAX_BYTES, SLOTS, SlotRecord, Slots, read_capped
+from edge_stl.gate import MAX_FILE_BYTES
+from edge_stl.predict._slots import FILE_NAME, SLOTS, SlotRecord, Slots
 
 
 SLOWER = 3.0
@@ -85,7 +86,9 @@ def deploy(
         ResourceError: the disk is full or fails, or somebody else deploys here.
         UsageError: onnxruntime is not installed.
     """
-    data = read_capped(source, most=MAX_BYTES) if verified is None else verified
+    data = verified
+    if data is None:
+        data = read_once(source, most=MAX_FILE_BYTES, expected="an ensemble").data
     if not data:
         raise DataError(f"{source}: is empty; expected an ensemble. Copy it again")
     make_folder(folder, option="folder for the slots")

@@ -8,7 +8,8 @@ from pathlib import Path
 from edge_stl.errors import DataError, EdgeStlError
 
 
-_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _BLOCK = 1 << 30
 
 
@@ -26,7 +27,12 @@ class Copied:
 
 
 def read_once(
-    path: Path, *, most: int, expected: str, error: type[EdgeStlError] = DataError
+    path: Path,
+    *,
+    most: int,
+    expected: str,
+    error: type[EdgeStlError] = DataError,
+    links: bool = False,
 ) -> Copied:
     """Read a file that somebody else may have put there, or may be changing.
 
@@ -39,20 +45,21 @@ def read_once(
         most: bytes it may have.
         expected: what should be there, for the message: ``an ONNX file``.
         error: the kind of error.
+        links: follow a link, and take a file with several names: for who names the file himself.
 
     Raises:
         EdgeStlError: of the kind ``error``: it is missing, too large, no regular file with one
             name, cannot be read, or changed while it was read.
     """
     try:
-        descriptor = os.open(path, _FLAGS)
+        descriptor = os.open(path, _FLAGS if links else _FLAGS | _NO_LINK)
     except OSError as problem:
         raise error(
-            f"{path}: {_missing(path, problem)}; expected {expected}. Check the path"
+            f"{path}: {_missing(path, problem, links=links)}; expected {expected}. Check the path"
         ) from None
     try:
         before = os.fstat(descriptor)
-        _need_plain(path, before, expected, error)
+        _need_plain(path, before, expected, error, links=links)
         if before.st_size > most:
             raise error(
                 f"{path}: {before.st_size} bytes; {expected} has at most {most}. Check the path"
@@ -75,19 +82,24 @@ def read_once(
 
 
 def _need_plain(
-    path: Path, found: os.stat_result, expected: str, error: type[EdgeStlError]
+    path: Path,
+    found: os.stat_result,
+    expected: str,
+    error: type[EdgeStlError],
+    *,
+    links: bool,
 ) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise error(f"{path}: not a regular file; expected {expected}. Check the path")
-    if found.st_nlink > 1:
+    if found.st_nlink > 1 and not links:
         raise error(
             f"{path}: has {found.st_nlink} names (hard links), and may be written under another; "
             f"expected {expected} with one name. Make a copy with cp"
         )
 
 
-def _missing(path: Path, problem: OSError) -> str:
-    if path.is_symlink():
+def _missing(path: Path, problem: OSError, *, links: bool) -> str:
+    if path.is_symlink() and not links:
         return "is a link, which is not followed"
     if isinstance(problem, FileNotFoundError | NotADirectoryError):
         return "there is no such file"

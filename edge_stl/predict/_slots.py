@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_stl.durable import open_regular, read_record
+from edge_stl.durable import read_once, read_record
 from edge_stl.errors import CheckError, DataError, IntegrityError, ResourceError
 from edge_stl.predict._ensemble import Ensemble
 from edge_stl.predict._vector import need_answer
@@ -25,10 +25,7 @@ from edge_stl.predict._vector import need_answer
 
 SLOTS = ("a", "b")
 FILE_NAME = re.compile(r"[ab]-[0-9a-f]{12}\.onnx")
-MAX_BYTES = 2_000_000_000
-"""Of an ensemble; protobuf itself ends at 2 GiB."""
-
-_BLOCK = 1 << 20
+_WHAT = "a file that 'edge-stl deploy' wrote"
 _TRIES = 3
 
 
@@ -89,7 +86,7 @@ class Slots:
     def current(self) -> str | None:
         """Return the slot that was made to serve; None where that is not written, or damaged."""
         try:
-            text = read_capped(self.pointer, most=8).decode()
+            text = read_once(self.pointer, most=8, expected=_WHAT).data.decode()
         except (DataError, UnicodeDecodeError):
             return None
         return text[0] if text in {f"{slot}\n" for slot in SLOTS} else None
@@ -118,7 +115,7 @@ class Slots:
             raise IntegrityError(f"{where}: {what}; expected the record of a slot. Deploy again")
         path = self.folder / record.file
         try:
-            data = read_capped(path, most=record.bytes)
+            data = read_once(path, most=record.bytes, expected=_WHAT).data
         except DataError as error:
             raise IntegrityError(str(error)) from None
         if hashlib.sha256(data).hexdigest() != record.sha256:
@@ -199,41 +196,6 @@ class Slots:
                 "again with 'edge-stl deploy'"
             )
         return None
-
-
-def read_capped(path: Path, *, most: int) -> bytes:
-    """Return the content of a regular file; no link is followed, no pipe waited for.
-
-    Args:
-        path: the file.
-        most: bytes it may have.
-
-    Raises:
-        DataError: it is missing, no regular file, larger, or cannot be read.
-    """
-    try:
-        descriptor = open_regular(path)
-    except ResourceError:  # a folder
-        descriptor = None
-    if descriptor is None:
-        what = "not a regular file" if os.path.lexists(path) else "there is no such file"
-        if path.is_file() and not path.is_symlink():
-            what = "cannot be read, its permissions do not allow it"
-        raise DataError(f"{path}: {what}; expected an ensemble file. Check the path")
-    try:
-        blocks, size = [], 0
-        while block := os.read(descriptor, _BLOCK):
-            size += len(block)
-            if size > most:
-                raise DataError(
-                    f"{path}: more than {most} bytes; expected at most that many. Check the path"
-                )
-            blocks.append(block)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}). Copy it again") from None
-    finally:
-        os.close(descriptor)
-    return b"".join(blocks)
 
 
 def _parse(body: bytes) -> SlotRecord:

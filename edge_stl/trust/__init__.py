@@ -20,7 +20,6 @@ from edge_stl.trust._sign import envelope_path, sign_branch, sign_ensemble
 from edge_stl.trust._statement import BranchStatement, EnsembleStatement, Statement
 from edge_stl.trust._trust_file import Owner, Trust, read_trust
 from edge_stl.trust._verdict import (
-    MOST_FILE_BYTES,
     Verdict,
     judge,
     read_envelope_beside,
@@ -30,7 +29,6 @@ from edge_stl.trust._verdict import (
 
 __all__ = [
     "COUNTER_FILE",
-    "MOST_FILE_BYTES",
     "BranchStatement",
     "EnsembleStatement",
     "Numbers",

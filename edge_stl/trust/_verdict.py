@@ -10,6 +10,7 @@ from typing import Literal
 
 from edge_stl.durable import read_once
 from edge_stl.errors import IntegrityError
+from edge_stl.gate import MAX_FILE_BYTES
 from edge_stl.trust._envelope import MOST_BYTES as MOST_ENVELOPE_BYTES, Sealed, unseal
 from edge_stl.trust._keys import need_signing
 from edge_stl.trust._seen import Seen, read_seen
@@ -27,7 +28,6 @@ from edge_stl.trust._trust_file import Owner, Trust, read_trust
 
 
 Artefact = Literal["branch", "ensemble"]
-MOST_FILE_BYTES = 2_000_000_000
 _OF_TYPE: dict[str, Artefact] = {BRANCH_TYPE: "branch", ENSEMBLE_TYPE: "ensemble"}
 _SIGNER = {"branch": "box", "ensemble": "desk"}
 _SHOWN = {"branch": "a branch file", "ensemble": "an ensemble"}
@@ -182,7 +182,7 @@ def trusted_ensemble(path: Path, trust: Path) -> bytes:
         IntegrityError: no trusted desk signed it; with every reason.
     """
     known = read_trust(trust)
-    data = read_once(path, most=MOST_FILE_BYTES, expected="an ensemble").data
+    data = read_once(path, most=MAX_FILE_BYTES, expected="an ensemble").data
     seen = read_seen(trust, anew=True)
     verdict = judge(data, read_envelope_beside(path), trust=known, seen=seen, wanted="ensemble")
     if not verdict.ok:

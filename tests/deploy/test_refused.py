@@ -20,6 +20,7 @@ from edge_stl.errors import CheckError, IntegrityError
 from edge_stl.plan import new_plan
 from edge_stl.predict import Ensemble, Slots
 from edge_stl.testing import assert_parity
+from exporter.manifest import canonical_json
 from tests.deploy.spoil import after_the_answer, changed, endless, hungry, set_numbers, slow
 
 
@@ -68,7 +69,7 @@ def record(model: onnx.ModelProto) -> Any:
 def other_vector(model: onnx.ModelProto) -> None:
     (entry,) = [p for p in model.metadata_props if p.key == "edge_stl.test_vector"]
     first, second, third = json.loads(entry.value)
-    entry.value = json.dumps([first - 2e-4, second + 2e-4, third])
+    entry.value = canonical_json([first - 2e-4, second + 2e-4, third])
 
 
 def without_vector(model: onnx.ModelProto) -> None:
@@ -79,7 +80,7 @@ def without_vector(model: onnx.ModelProto) -> None:
 def fewer_classes_in_the_record(model: onnx.ModelProto) -> None:
     document = json.loads(record(model).value)
     document["plan"]["classes"] = ["bus", "car"]
-    record(model).value = json.dumps(document)
+    record(model).value = canonical_json(document)
     (entry,) = [p for p in model.metadata_props if p.key == "edge_stl.test_vector"]
     entry.value = "[0.5,0.5]"
 
@@ -87,7 +88,7 @@ def fewer_classes_in_the_record(model: onnx.ModelProto) -> None:
 def huge_in_the_record(model: onnx.ModelProto) -> None:
     document = json.loads(record(model).value)
     document["plan"]["input"]["resolution"] = 10**6
-    record(model).value = json.dumps(document)
+    record(model).value = canonical_json(document)
 
 
 def no_shares(model: onnx.ModelProto) -> None:
@@ -96,7 +97,7 @@ def no_shares(model: onnx.ModelProto) -> None:
     model.graph.initializer.append(quarter)
     after_the_answer(model, lambda a, b: [helper.make_node("Add", [a, "quarter"], [b])])
     (entry,) = [p for p in model.metadata_props if p.key == "edge_stl.test_vector"]
-    entry.value = json.dumps([p + 0.25 for p in json.loads(entry.value)])
+    entry.value = canonical_json([p + 0.25 for p in json.loads(entry.value)])
 
 
 def opset_99(model: onnx.ModelProto) -> None:
@@ -109,8 +110,8 @@ def ir_99(model: onnx.ModelProto) -> None:
 
 BROKEN: dict[str, tuple[Callable[[bytes], bytes], int, str]] = {
     "empty": (lambda _: b"", 10, "is empty; expected an ensemble"),
-    "truncated": (lambda d: d[: len(d) // 2], 40, "onnxruntime cannot load it"),
-    "no model": (lambda _: b"noise" * 99, 40, "onnxruntime cannot load it"),
+    "truncated": (lambda d: d[: len(d) // 2], 40, "is not an ONNX file, or is truncated"),
+    "no model": (lambda _: b"noise" * 99, 40, "is not an ONNX file, or is truncated"),
     "opset": (lambda d: changed(d, opset_99), 40, "too old for it, it does not know its IR"),
     "IR version": (lambda d: changed(d, ir_99), 40, "too old for it, it does not know its IR"),
     "NaN": (
@@ -128,11 +129,11 @@ BROKEN: dict[str, tuple[Callable[[bytes], bytes], int, str]] = {
     ),
     "no vector": (lambda d: changed(d, without_vector), 40, "has no test vector"),
     "fewer classes": (
-        lambda d: changed(d, fewer_classes_in_the_record), 40, "answers with arrays of shape (1, 3)"
+        lambda d: changed(d, fewer_classes_in_the_record), 40, "its graph and its metadata differ in"
     ),
-    "huge": (lambda d: changed(d, huge_in_the_record), 40, "needs more than the "),
+    "huge": (lambda d: changed(d, huge_in_the_record), 40, "its graph and its metadata differ in"),
     "no probabilities": (lambda d: changed(d, no_shares), 40, "miss the sum of 1 by 7.5e-01"),
-    "all of the memory": (lambda d: changed(d, hungry), 40, "onnxruntime cannot run it: "),
+    "all of the memory": (lambda d: changed(d, hungry), 40, "has operator 'Expand'"),
 }  # fmt: skip
 
 
@@ -162,16 +163,11 @@ def test_a_branch_file_is_no_ensemble(
     assert (code, "not an ensemble of edge-stl" in line) == (40, True)
 
 
-def test_an_endless_loop_ends_with_the_time_of_the_test(
-    old: bytes,
-    serving: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+def test_an_endless_loop_is_never_begun(
+    old: bytes, serving: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(_self_test, "SECONDS", 2)
     code, line = refused(changed(old, endless), serving, old, tmp_path, capsys)
-    assert (code, "did not end within 2 s" in line) == (40, True)
+    assert (code, "a subgraph of 'Loop'" in line or "operator 'Loop'" in line) == (40, True), line
 
 
 def test_a_child_that_holds_its_alarm_back_is_killed(
@@ -281,7 +277,7 @@ def test_the_child_cannot_write_a_byte_to_a_file(tmp_path: Path):
 
 def test_a_first_ensemble_that_fails_leaves_nothing(tmp_path: Path, old: bytes):
     (tmp_path / "e.onnx").write_bytes(old[:-100])
-    with pytest.raises(CheckError, match="onnxruntime cannot load it"):
+    with pytest.raises(CheckError, match="is not an ONNX file, or is truncated"):
         deploy(tmp_path / "e.onnx", tmp_path / "slots")
     assert {p.name for p in (tmp_path / "slots").iterdir()} == {"lock"}
 

@@ -369,7 +369,7 @@ def test_after_any_call_a_whole_ensemble_serves_and_the_next_try_succeeds(
         (["slots", "--back", "--max-ms", "3"], 2, "tests nothing"),
         (["a", "slots", "--max-ms", "-1"], 2, "--max-ms"),
         (["missing.onnx", "slots"], 10, "missing.onnx: there is no such file"),
-        (["link.onnx", "slots"], 10, "link.onnx: not a regular file"),
+        (["link.onnx", "slots"], 10, "link.onnx: is a link, which is not followed"),
         (["pipe.onnx", "slots"], 10, "pipe.onnx: not a regular file"),
         ([".", "slots"], 10, "not a regular file"),
         (["nowhere", "--status"], 10, "nowhere: no ensemble was deployed here"),
@@ -395,8 +395,8 @@ def test_wrong_use_is_one_line(
 
 
 def test_a_file_over_the_cap_is_not_read_to_its_end(files: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(_deploy, "MAX_BYTES", 1000)
-    with pytest.raises(DataError, match="more than 1000 bytes"):
+    monkeypatch.setattr(_deploy, "MAX_FILE_BYTES", 1000)
+    with pytest.raises(DataError, match="an ensemble has at most 1000"):
         deploy(files / "old.onnx", files / "slots")
 
 

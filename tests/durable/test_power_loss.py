@@ -266,7 +266,10 @@ MUTANTS = {
         )
     ],
     "write in place": [
-        ('temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")', "temporary = path"),
+        (
+            'path.with_name(f".{path.name}.{os.getpid()}.tmp")\n    try:\n        remove',
+            "path\n    try:\n        remove",
+        ),
         NO_GENERATIONS,
     ],
     "unlink first": [

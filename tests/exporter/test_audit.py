@@ -16,7 +16,7 @@ from edge_stl.predict import Ensemble, evaluate
 from exporter import names
 from exporter.copies import ALIKE, find_copies
 from exporter.inspect import inspect_path
-from exporter.manifest import sha256
+from exporter.manifest import canonical_json, sha256
 from exporter.merge import Merged, change_ensemble, merge_paths
 from exporter.options import Options
 from exporter.read import branch_from_bytes
@@ -172,7 +172,7 @@ def test_a_record_of_an_audit_that_cannot_be_is_refused(audit: Any, desk: Desk):
     model = onnx.load_from_string(merged_of(desk).model)
     for entry in model.metadata_props:
         if entry.key == names.KEY_ENSEMBLE:
-            entry.value = json.dumps(json.loads(entry.value) | {"audit": audit})
+            entry.value = canonical_json(json.loads(entry.value) | {"audit": audit})
     with pytest.raises(IntegrityError, match="record is incomplete or wrong"):
         members_of(model.SerializeToString(), name="e")
 
