@@ -57,7 +57,7 @@ class ImageReader:
             UsageError: Pillow is not installed.
         """
         code = FITS.index(fit)
-        questions = (Question(os.fsencode(path), 0, 0, code) for path in paths)
+        questions = (Question(_absolute(path), 0, 0, code) for path in paths)
         return self._answers(questions, _SIZES_AHEAD)
 
     def rows(
@@ -80,7 +80,7 @@ class ImageReader:
             UsageError: Pillow is not installed.
         """
         code = FITS.index(fit)
-        questions = (Question(os.fsencode(path), side, channels, code) for path in paths)
+        questions = (Question(_absolute(path), side, channels, code) for path in paths)
         return self._answers(questions, _ROWS_AHEAD)
 
     def close(self) -> None:
@@ -160,3 +160,8 @@ class ImageReader:
             for question in asked:
                 self._process.ask(question)
         return self._process
+
+
+def _absolute(path: str | os.PathLike[str]) -> bytes:
+    """Return a name that means the same in a process that was started in another folder."""
+    return os.path.abspath(os.fsencode(path))  # noqa: PTH100  (links stay links)

@@ -129,9 +129,9 @@ BROKEN: dict[str, tuple[Callable[[bytes], bytes], int, str]] = {
     ),
     "no vector": (lambda d: changed(d, without_vector), 40, "has no test vector"),
     "fewer classes": (
-        lambda d: changed(d, fewer_classes_in_the_record), 40, "its graph and its metadata differ in"
+        lambda d: changed(d, fewer_classes_in_the_record), 40, "its graph and its metadata differ"
     ),
-    "huge": (lambda d: changed(d, huge_in_the_record), 40, "its graph and its metadata differ in"),
+    "huge": (lambda d: changed(d, huge_in_the_record), 40, "its graph and its metadata differ"),
     "no probabilities": (lambda d: changed(d, no_shares), 40, "miss the sum of 1 by 7.5e-01"),
     "all of the memory": (lambda d: changed(d, hungry), 40, "has operator 'Expand'"),
 }  # fmt: skip
