@@ -148,7 +148,17 @@ class Killed:
 
 
 def _takes_requests(process: int) -> bool:
-    """Return whether a process has said what SIGTERM is to do; before it is a program like any."""
+    """Return whether an agent has said what SIGTERM is to do; before it is a program like any.
+
+    The process that was started may be its light parent, which hands signals on.
+    """
+    with suppress(OSError):
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+        return any(_catches(number) for number in (process, *children))
+    return False
+
+
+def _catches(process: int | str) -> bool:
     with suppress(OSError):
         for line in Path(f"/proc/{process}/status").read_text().splitlines():
             if line.startswith("SigCgt:"):
