@@ -6,8 +6,8 @@ the process holds does not depend on how many images there are. The kernel still
 read in its page cache, which it gives back when memory is needed elsewhere.
 
 Every row that is read is compared with its digest, each time: between two epochs a card may have
-lost it. That takes 1 to 6 % of the time of a training step, the most where a coarse branch is trained
-on large images.
+lost it. That takes 1 to 6 % of a training step, the most where a coarse branch is trained on large
+images.
 """
 
 import errno
