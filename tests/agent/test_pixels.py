@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from device_agent._cache_digest import Digests, digests_of
 from device_agent.pixels import DamagedRows, PixelFile
@@ -45,6 +45,7 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208  (a descriptor's name is enough)
 
 
+@settings(deadline=None)
 @given(index=st.lists(st.integers(0, SHAPE[0] - 1), max_size=60))
 def test_any_rows_in_any_order_are_those_of_a_mapped_file(
     path: Path, mapped: np.ndarray, index: list[int], digests: Digests
@@ -56,6 +57,7 @@ def test_any_rows_in_any_order_are_those_of_a_mapped_file(
     assert np.array_equal(found, mapped[rows(*index)])
 
 
+@settings(deadline=None)
 @given(
     index=st.lists(st.integers(0, SHAPE[0] - 1), min_size=1, max_size=60),
     most=st.integers(1, 3 * ROW),
@@ -179,6 +181,7 @@ def test_memory_that_is_not_there_is_no_damage(
     assert not isinstance(raised.value, DamagedRows)
 
 
+@settings(deadline=None)
 @given(at=st.integers(0, SHAPE[0] * ROW - 1), bit=st.integers(0, 7))
 def test_no_flipped_bit_is_ever_handed_out(path: Path, digests: Digests, at: int, bit: int):
     data = bytearray(path.read_bytes())
