@@ -5,6 +5,7 @@ image and appends a row for each that can be used. The files are read in a proce
 (`edge_stl.images.ImageReader`), so that the next images decode while this one is written.
 """
 
+import hashlib
 import shutil
 import time
 from collections.abc import Callable
@@ -13,9 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from device_agent import _cache_digest
-from device_agent._cache_digest import SegmentDigests
-from device_agent._cache_files import CacheFiles, is_regular
+from device_agent._cache_digest import DIGEST_BYTES, digest_of, end_holds, read_digests
+from device_agent._cache_files import CacheFiles
 from device_agent._cache_reasons import IN_USE, TOO_SMALL, WORDS, array_of, code_of, text_of
 from edge_stl.durable import PartFile
 from edge_stl.errors import Interrupted, ResourceError
@@ -52,8 +52,7 @@ class CacheBuild:
         self._at = 0  # steps done
         # why an image cannot be read, whatever the resolution: (N,) codes
         self._unreadable = np.zeros(len(images), dtype=np.uint8)
-        self._segment_bytes = _cache_digest.SEGMENT_BYTES
-        self._digests = SegmentDigests(self._segment_bytes)  # of the rows in the part file
+        self._rows_sha256 = hashlib.sha256()  # of the digests of the rows in the part file
 
     def run(self) -> None:
         """Build and publish."""
@@ -126,8 +125,8 @@ class CacheBuild:
         channels = self.settings["channels"]
         row_bytes = r * r * channels
         start, left_out = self._resumed(sides, r, row_bytes)
-        at = int(np.count_nonzero(left_out[:start] == IN_USE)) * row_bytes
-        needed = len(sides) * row_bytes - at + _SPARE_BYTES
+        count = int(np.count_nonzero(left_out[:start] == IN_USE))
+        needed = (len(sides) - count) * (row_bytes + DIGEST_BYTES) + _SPARE_BYTES
         free = shutil.disk_usage(self.files.folder).free
         if free < needed:
             raise ResourceError(
@@ -139,7 +138,10 @@ class CacheBuild:
             map(self.images.path, wanted), side=r, channels=channels, fit=self.settings["fit"]
         )
         done = start
-        with PartFile(self.files.pixels_part, at=at) as file:
+        with (
+            PartFile(self.files.pixels_part, at=count * row_bytes) as pixels,
+            PartFile(self.files.rows_part, at=count * DIGEST_BYTES) as digests,
+        ):
             try:
                 saved = time.monotonic()
                 for index in range(start, len(sides)):
@@ -147,23 +149,28 @@ class CacheBuild:
                     if left_out[index] == IN_USE:
                         answer = next(rows)
                         if answer.reason is None:
-                            file.append(answer.row)
-                            self._digests.update(answer.row)
+                            digest = digest_of(answer.row)
+                            pixels.append(answer.row)
+                            digests.append(digest)
+                            self._rows_sha256.update(digest)
                         else:
                             left_out[index] = self._unreadable[index] = code_of(answer.reason)
                     done = index + 1
                     if time.monotonic() - saved > _SAVE_EVERY:
-                        self._save(file, done, r, left_out)
+                        self._save((pixels, digests), done, r, left_out)
                         saved = time.monotonic()
             finally:
-                self._save(file, done, r, left_out)
+                self._save((pixels, digests), done, r, left_out)
         if self.progress is not None:
             self.progress(2 * len(sides), 2 * len(sides))
         return left_out
 
-    def _save(self, file: PartFile, done: int, r: int, left_out: npt.NDArray[np.uint8]) -> None:
+    def _save(
+        self, written: tuple[PartFile, ...], done: int, r: int, left_out: npt.NDArray[np.uint8]
+    ) -> None:
         # the rows reach the disk before the record that promises them
-        file.sync()
+        for file in written:
+            file.sync()
         self.files.write(self.files.record_part, {"done": done, **self._body(r, left_out[:done])})
 
     def _body(self, r: int, left_out: npt.NDArray[np.uint8]) -> dict[str, Any]:
@@ -171,15 +178,14 @@ class CacheBuild:
             "native_resolution": r,
             "reasons": WORDS,
             "left_out": text_of(left_out),
-            "segment_bytes": self._segment_bytes,
-            "pixels_sha256": self._digests.hexdigests(),
+            "rows_sha256": self._rows_sha256.hexdigest(),
         }
 
     def _resumed(
         self, sides: npt.NDArray[np.int32], r: int, row_bytes: int
     ) -> tuple[int, npt.NDArray[np.uint8]]:
         """Give how many images an earlier build finished, and what is left out, (N,) codes."""
-        self._digests = SegmentDigests(self._segment_bytes)
+        self._rows_sha256 = hashlib.sha256()
         record = self.files.read(self.files.record_part, told=self.told)
         done = 0
         codes = self._unreadable[:0]
@@ -187,21 +193,19 @@ class CacheBuild:
             record is not None
             and record["native_resolution"] == r
             and record["reasons"] == list(WORDS)
-            and record["segment_bytes"] == self._segment_bytes
         ):
             done = int(record["done"])
             codes = array_of(record["left_out"], "u1")
-            count = int(np.count_nonzero(codes == IN_USE)) * row_bytes
-            part = self.files.pixels_part
-            if is_regular(part) and self._digests.take_up(
-                part, count, record["pixels_sha256"], self._heed
-            ):
+            count = int(np.count_nonzero(codes == IN_USE))
+            digests = read_digests(self.files.rows_part, count, record["rows_sha256"], more=True)
+            if digests is not None and end_holds(self.files.pixels_part, row_bytes, digests):
+                self._rows_sha256.update(digests)
                 self.resumed = self.resumed or done > 0
                 unreadable = (codes != IN_USE) & (codes != TOO_SMALL)
                 self._unreadable[:done][unreadable] = codes[unreadable]
             else:
-                self.told(f"{part}: damaged; reading the images anew")
-                self._digests = SegmentDigests(self._segment_bytes)
+                damaged = self.files.rows_part if digests is None else self.files.pixels_part
+                self.told(f"{damaged}: damaged; reading the images anew")
                 done = 0
         left_out = self._unreadable.copy()
         left_out[(left_out == IN_USE) & (sides < r)] = TOO_SMALL

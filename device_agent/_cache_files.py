@@ -1,17 +1,19 @@
 """The files of one image cache: published by rename, resumable, and checked when read.
 
-Two files under the cache folder make a cache, both named by the key::
+Three files under the cache folder make a cache, all named by the key::
 
     images-<key>.u8        the pixels, N * r * r * C bytes, row after row
+    images-<key>.rows      the digest of every row, N * 8 bytes
     images-<key>.json      a record of `edge_stl.durable`; its content is JSON
 
-While it is built they are called ``.u8.part`` and ``.json.part``, and ``.sides.part`` is a record
-of what the headers said. The record is published last: a cache without one does not exist. A
-record that fails its own digest does not exist either, and the records of pixels carry the digests
-of the pixels that they promise.
+While it is built they are called ``.u8.part``, ``.rows.part`` and ``.json.part``, and
+``.sides.part`` is a record of what the headers said. The record is published last: a cache without
+one does not exist. A record that fails its own digest does not exist either. The record carries
+the SHA-256 of the digests, and the digests prove the pixels: a chain from the one to the other.
 """
 
 import json
+import os
 import stat
 from collections.abc import Callable
 from contextlib import suppress
@@ -47,7 +49,9 @@ class CacheFiles:
         self.folder = folder
         name = _PREFIX + key[:32]
         self.pixels = folder / f"{name}.u8"
+        self.rows = folder / f"{name}.rows"
         self.record = folder / f"{name}.json"
+        self.rows_part = folder / f"{name}.rows.part"
         self.pixels_part = folder / f"{name}.u8.part"
         self.record_part = folder / f"{name}.json.part"
         self.sides_part = folder / f"{name}.sides.part"
@@ -58,7 +62,8 @@ class CacheFiles:
     def remove_others(self) -> None:
         """Remove the caches and half-built files of other keys: one folder holds one cache."""
         records = {self.record, self.record_part, self.sides_part}
-        mine = {self.pixels, self.pixels_part, *records, *map(previous_of, records)}
+        data = {self.pixels, self.pixels_part, self.rows, self.rows_part}
+        mine = {*data, *records, *map(previous_of, records)}
         for path in self.folder.glob(_PREFIX + "*"):
             if path not in mine:
                 with suppress(OSError):
@@ -95,14 +100,30 @@ class CacheFiles:
         write_record(path, json.dumps({"of": path.name, **body}, sort_keys=True).encode())
 
     def publish(self, body: dict[str, Any]) -> None:
-        """Make the finished pixels and their record visible, in this order.
+        """Make the finished pixels, their digests and the record visible, in this order.
 
         Args:
             body: The record.
         """
         publish(self.pixels_part, self.pixels)
+        publish(self.rows_part, self.rows)
         self.write(self.record, body)
         self.remove_part()
+
+    def withdraw(self) -> None:
+        """Take back what was published, so that a build may go on with it or write over it.
+
+        Where a build ended before its record was written, nothing of it is lost; where the record
+        or what it promises is damaged, no second copy of the pixels needs room on the disk.
+
+        Raises:
+            OSError: The disk does not take it.
+            ResourceError: The record cannot be removed.
+        """
+        discard_record(self.record)
+        for path, part in ((self.pixels, self.pixels_part), (self.rows, self.rows_part)):
+            if is_regular(path) and not os.path.lexists(part):
+                publish(path, part)
 
     def remove_part(self) -> None:
         """Remove the records of the build, also those of one that ended before it did."""

@@ -2,8 +2,10 @@
 
 Decoding is what costs time on a small board: an epoch must not do it again. `build_cache` reads
 the headers of all images, chooses the native resolution and decodes image after image into a
-file. Memory stays at one image and the names, whatever the number of them. A build that is
-stopped goes on where it was; a cache that is there and whole is opened without reading an image.
+file. Memory stays at one image, the names and eight bytes for each, whatever the number of them. A
+build that is stopped goes on where it was. A cache that is there is opened without reading a pixel
+of it: its record, eight bytes a row and the sizes of two files say that it is the right one, and
+every row is proved when it is read.
 """
 
 import hashlib
@@ -16,16 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 from device_agent._cache_build import CacheBuild
-from device_agent._cache_digest import proved
-from device_agent._cache_files import CacheFiles, is_regular
+from device_agent._cache_digest import array_of_digests, read_digests
+from device_agent._cache_files import CacheFiles
 from device_agent._cache_reasons import IN_USE, WORDS, array_of
 from device_agent.pixels import PixelFile
-from edge_stl.errors import Interrupted, ResourceError
+from edge_stl.errors import ResourceError
 from edge_stl.images import Chosen, Fit, ImageList, Ledger, LeftOutFiles
 
 
 # raised when the same image would give other pixels, or the records say them in another way
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,13 +35,14 @@ class ImageCache:
     """What a box trains on.
 
     Attributes:
-        pixels: (N, r, r, C) uint8, read from the disk row by row, read-only; close it.
+        pixels: (N, r, r, C) uint8, read and proved row by row, read-only; close it.
         labels: (N,) int64, indices into the plan's classes.
         native_resolution: r in pixels.
         left_out: Number of files that are not in ``pixels``, by reason: what the scan left out,
             what could not be read, and ``too_small``.
         names: The relative path of every row.
         left_out_files: The files that ``left_out`` counts, sorted as text.
+        digest: Of the digests of all rows, and of which images they are; hex digits.
     """
 
     pixels: PixelFile
@@ -48,6 +51,7 @@ class ImageCache:
     left_out: dict[str, int]
     names: Sequence[str]
     left_out_files: LeftOutFiles
+    digest: str
 
 
 def build_cache(
@@ -60,11 +64,12 @@ def build_cache(
     max_pixels: int,
     max_bytes: int,
     folder: Path,
+    anew: bool = False,
     told: Callable[[str], object] = lambda _: None,
     progress: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> ImageCache:
-    """Open the cache of an image list, building it first if it is not there or not whole.
+    """Open the cache of an image list, building it first if it is not there or not the right one.
 
     One folder holds one cache, and one process builds in it: lock the work folder before.
 
@@ -77,11 +82,12 @@ def build_cache(
         max_pixels: Images with more pixels are left out.
         max_bytes: Larger files are left out.
         folder: Where the cache lives; made with mode 0700.
+        anew: Read the images whatever is there: a row of it was found to be damaged.
         told: Called with a sentence for everything damaged that is built anew.
         progress: Called with (steps done, steps in all); reading a header is a step, decoding an
             image is another.
-        should_stop: Asked before every step, between blocks of a file that is checked, and at
-            least every second while an image is waited for.
+        should_stop: Asked before every step, and at least every second while an image is waited
+            for.
 
     Returns:
         The cache.
@@ -104,30 +110,23 @@ def build_cache(
     }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     files = CacheFiles(folder, key)
-
-    def heed() -> None:
-        if should_stop is not None and should_stop():
-            raise Interrupted(
-                f"{images.root}: stopped while the image cache was checked. "
-                "Run the same command again to go on."
-            )
-
-    cache = _opened(files, images, channels, told, heed)
-    if cache is not None:
+    cache = None if anew else _opened(files, images, channels, told)
+    if anew or cache is not None:
         files.remove_part()
-    else:
+    if cache is None:
         files.remove_others()
         again = True
         while cache is None and again:
             build = CacheBuild(images, files, settings, told, progress, should_stop)
             try:
+                files.withdraw()
                 build.run()
             except OSError as error:
                 raise ResourceError(
                     f"{folder}: the image cache cannot be written ({error.strerror}); expected a "
                     "writable disk with space. Free space or choose another --work."
                 ) from error
-            cache = _opened(files, images, channels, told, heed)
+            cache = _opened(files, images, channels, told)
             # what an earlier run wrote may have been damaged since, once
             again = build.resumed
     if cache is None:
@@ -143,40 +142,30 @@ def _opened(
     images: ImageList,
     channels: int,
     told: Callable[[str], object],
-    heed: Callable[[], object],
 ) -> ImageCache | None:
-    """Open a published cache after proving every byte of it; None if there is no whole one."""
+    """Open a published cache, once its record and its digests are proved; None without one."""
     record = files.read(files.record, told=told)
     if record is None or record["reasons"] != list(WORDS):
-        return None
-    damaged = f"{files.pixels}: damaged; reading the images anew"
-    if not is_regular(files.pixels):
-        told(damaged)
         return None
     r = int(record["native_resolution"])
     codes = array_of(record["left_out"], "u1")
     keep = codes == IN_USE
     shape = (int(keep.sum()), r, r, channels)
-    try:
-        pixels = PixelFile(files.pixels, shape)
-    except (OSError, ValueError):
-        told(damaged)
+    digests = read_digests(files.rows, shape[0], record["rows_sha256"])
+    if digests is None:
+        told(f"{files.rows}: damaged; reading the images anew")
         return None
-    digests, segment = record["pixels_sha256"], int(record["segment_bytes"])
     try:
-        whole = proved(pixels.path, int(np.prod(shape, dtype=np.int64)), digests, segment, heed)
-    except BaseException:
-        pixels.close()
-        raise
-    if not whole:
-        pixels.close()
-        told(damaged)
+        pixels = PixelFile(files.pixels, shape, array_of_digests(digests))
+    except (OSError, ValueError):
+        told(f"{files.pixels}: damaged; reading the images anew")
         return None
     left_out, files_left_out = _left_out(images, codes)
     labels = images.labels[keep]
     labels.setflags(write=False)
     names = Chosen.where(images.paths, keep)
-    return ImageCache(pixels, labels, r, left_out, names, files_left_out)
+    digest = hashlib.sha256(digests + keep.tobytes()).hexdigest()
+    return ImageCache(pixels, labels, r, left_out, names, files_left_out, digest)
 
 
 def _left_out(

@@ -3,8 +3,11 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 
 from device_agent._budget import Watch
+from device_agent._mending import MendedCache
 from device_agent._one_branch import train_one
 from device_agent._preflight import checkpoint_bytes, refuse_full_disk
 from device_agent._signing import check_signing
@@ -68,7 +71,8 @@ def _run(job: Job, reporter: Reporter, watch: Watch) -> JobFiles:
     refuse_full_disk(job, _asked_for(job), images=len(images))
     with WorkFolder(job.work, job.box) as work:
         check_signing(job, work)
-        cache = build_cache(
+        build = partial(
+            build_cache,
             images,
             resolution=plan.input.resolution,
             levels=plan.bank.levels,
@@ -81,14 +85,22 @@ def _run(job: Job, reporter: Reporter, watch: Watch) -> JobFiles:
             progress=reporter.decoding,
             should_stop=watch,
         )
-        _tell_left_out(cache, reporter)
-        branches = _chosen(job, cache)
-        refuse_full_disk(job, branches)
-        with cache.pixels, _torch_settings(job.threads):
+        with MendedCache(build, reporter.note) as mended, _torch_settings(job.threads):
+            cache = mended.cache
+            _tell_left_out(cache, reporter)
+            branches = _chosen(job, cache)
+            refuse_full_disk(job, branches)
+
+            def train(branch: Branch, pixels: ImageCache, again: bool) -> JobFile:
+                # Another try goes on from what this run saved.
+                own = replace(job, fresh=job.fresh and not again)
+                digest = f"{images.digest} {pixels.digest}"
+                return train_one(own, branch, pixels, digest, work, reporter, watch)
+
             rows = JobFiles()
             for branch in branches:
                 watch.enter(branch.name)
-                rows.append(train_one(job, branch, cache, images.digest, work, reporter, watch))
+                rows.append(mended.use(partial(train, branch)))
         rows.left_out_files = cache.left_out_files
         return rows
 

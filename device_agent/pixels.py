@@ -1,11 +1,16 @@
-"""Rows of pixels in a file, read when they are asked for.
+"""Rows of pixels in a file, read when they are asked for, and proved before they are given.
 
 A mapped file is simpler, and every page of it that was touched counts as memory of this process:
 after one epoch that is the whole file. Here a batch is read into an array of its own, and what
 the process holds does not depend on how many images there are. The kernel still keeps what it
 read in its page cache, which it gives back when memory is needed elsewhere.
+
+Every row that is read is compared with its digest, each time: between two epochs a card may have
+lost it. That takes 1 to 6 % of a training step, the most where a coarse branch is trained on large
+images.
 """
 
+import errno
 import os
 import stat
 import weakref
@@ -16,10 +21,15 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from device_agent._cache_digest import Digests, digests_of
 from edge_stl.errors import ResourceError
 
 
 _MOST_BUFFERS = 1024  # IOV_MAX of Linux: rows of one call
+
+
+class DamagedRows(ResourceError):  # noqa: N818  (the rows, not what went wrong with them)
+    """Rows that the disk does not give, or gives with other bytes than were written."""
 
 
 class PixelFile:
@@ -32,6 +42,7 @@ class PixelFile:
     Args:
         path: The file: N * r * r * C bytes, row after row.
         shape: ``(N, r, r, C)``.
+        digests: (N,) uint64 of `device_agent._cache_digest`, kept: 8 MB for a million rows.
 
     Attributes:
         path: The file.
@@ -40,10 +51,14 @@ class PixelFile:
 
     Raises:
         OSError: The file cannot be opened, or is a link.
-        ValueError: It is no regular file, or has another size.
+        ValueError: It is no regular file, or has another size than that; or there are not as many
+            digests as rows.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, int, int, int]) -> None:
+    def __init__(self, path: Path, shape: tuple[int, int, int, int], digests: Digests) -> None:
+        if digests.shape != shape[:1]:
+            raise ValueError(f"{path}: digests {digests.shape}; expected {shape[:1]}, one a row")
+        self._digests = digests
         self.path, self.shape, self.dtype = path, shape, np.dtype(np.uint8)
         self._row_bytes = shape[1] * shape[2] * shape[3]
         # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
@@ -76,8 +91,9 @@ class PixelFile:
             ``(n, r, r, C)`` uint8, owned and writable.
 
         Raises:
+            DamagedRows: The disk does not give the bytes, or not those that were written.
             IndexError: A row is not in the file.
-            ResourceError: The disk does not give the bytes.
+            ResourceError: There is no memory for reading them.
             TypeError: ``index`` is no 1-D array of integers.
             ValueError: The file is closed.
         """
@@ -105,7 +121,18 @@ class PixelFile:
                 self._read(
                     [memoryview(flat[i]) for i in run], int(wanted[run[0]]) * self._row_bytes
                 )
+        self._prove(wanted, flat)
         return out
+
+    def _prove(self, wanted: npt.NDArray[Any], rows: npt.NDArray[np.uint8]) -> None:
+        """Compare what was read with the digests, before a byte of it is handed out."""
+        wrong = wanted[digests_of(rows) != self._digests[wanted]]
+        if wrong.size:
+            raise DamagedRows(
+                f"{self.path}: row {wrong.min()} is not as it was written, {len(np.unique(wrong))} "
+                "damaged in this batch; expected the bytes of its digest. Check the disk or choose "
+                "another --work"
+            )
 
     def _read(self, buffers: list[memoryview], offset: int) -> None:
         """Fill buffers from a position on, however little the system gives at a time."""
@@ -114,12 +141,13 @@ class PixelFile:
             try:
                 got = os.preadv(self._descriptor, buffers[at : at + _MOST_BUFFERS], offset)
             except OSError as error:
-                raise ResourceError(
+                kind = ResourceError if error.errno == errno.ENOMEM else DamagedRows
+                raise kind(
                     f"{self.path}: cannot be read ({error.strerror}); expected the image cache. "
                     "Check the disk or choose another --work"
                 ) from error
             if not got:
-                raise ResourceError(
+                raise DamagedRows(
                     f"{self.path}: ends before byte {offset}; expected "
                     f"{len(self) * self._row_bytes} bytes. Leave the work folder alone while an "
                     "agent runs; the same command builds the image cache again"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from device_agent import _cache_build, _cache_digest, cache as cache_module
+from device_agent import _cache_build, _cache_digest, _cache_files, cache as cache_module
+from device_agent._cache_files import CacheFiles
 from device_agent._cache_reasons import text_of
 from device_agent.cache import ImageCache, build_cache
+from device_agent.pixels import DamagedRows
 from edge_stl.errors import DataError, Interrupted, ResourceError
 from edge_stl.images import ImageReader, ReadLimits, _reader_process, decode, fit_square, scan
 
@@ -28,6 +31,7 @@ SETTINGS: dict[str, Any] = {
     "max_pixels": 10_000,
     "max_bytes": 1_000_000,
 }
+ROW_BYTES = 32 * 32 * 3
 
 
 def image(path: Path, *, side: int = 40, seed: int = 0) -> None:
@@ -88,7 +92,13 @@ def stop_after(steps: int) -> Callable[[], bool]:
 
 
 def published(work: Path) -> list[str]:
-    return sorted(p.suffix for p in work.iterdir() if p.suffix in {".u8", ".json"})
+    return sorted(p.suffix for p in work.iterdir() if p.suffix in {".u8", ".rows", ".json"})
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
 
 
 def test_every_row_is_the_fitted_image_of_its_name(root: Path, work: Path):
@@ -140,7 +150,7 @@ def test_a_whole_cache_is_opened_without_decoding(root: Path, work: Path, decode
     assert len(decoded) == 12
     assert np.array_equal(rows(first), rows(second))
     assert first.names == second.names
-    assert published(work) == [".json", ".u8"]
+    assert published(work) == [".json", ".rows", ".u8"]
 
 
 @pytest.mark.parametrize("change", ["touched", "added", "removed"])
@@ -158,7 +168,7 @@ def test_a_changed_folder_is_decoded_again(root: Path, work: Path, decoded: list
     cache = build(root, work)
 
     assert len(decoded) == len(cache.names) == {"touched": 12, "added": 13, "removed": 11}[change]
-    assert published(work) == [".json", ".u8"]  # the stale one is gone
+    assert published(work) == [".json", ".rows", ".u8"]  # the stale one is gone
 
 
 @pytest.mark.parametrize(
@@ -322,77 +332,153 @@ def test_both_passes_save_while_they_run(root: Path, work: Path, monkeypatch: py
 
     assert seen[0] == set()
     assert ".sides.part" in seen[1]
-    assert {".sides.part", ".json.part", ".u8.part"} <= seen[13]
+    assert {".sides.part", ".json.part", ".rows.part", ".u8.part"} <= seen[13]
 
 
-def test_going_on_reads_back_the_last_segment_alone(
+def test_half_a_cache_is_proved_at_its_end_alone(
     root: Path, work: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ):
-    row = 32 * 32 * 3
-    monkeypatch.setattr(_cache_digest, "SEGMENT_BYTES", 3 * row - 100)
+    monkeypatch.setattr(_cache_digest, "READ_BACK", 3 * ROW_BYTES - 100)  # two rows
+    for row, decodings in ((5, 12), (6, 8 + 12), (7, 8 + 12)):  # of 8
+        here = work.with_name(f"row{row}")
+        decoded.clear()
+        with pytest.raises(Interrupted, match="stopped"):
+            build(root, here, should_stop=stop_after(20))
+        (part,) = here.glob("*.u8.part")
+        flip(part, row * ROW_BYTES + 10)
+        notes: list[str] = []
+
+        cache = build(root, here, told=notes.append)
+
+        assert len(decoded) == decodings
+        if row == 5:  # gone on with, and found when it is read
+            assert notes == []
+            with pytest.raises(DamagedRows, match=r"u8: row 5 is not as it was written, 1 damaged"):
+                rows(cache)
+            cache = build(root, here, anew=True)
+        else:
+            assert notes == [f"{part}: damaged; reading the images anew"]
+        assert np.array_equal(rows(build(root, work)), rows(cache))
+
+
+def test_a_row_larger_than_what_is_proved_at_the_end_is_proved(
+    root: Path, work: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(_cache_digest, "READ_BACK", 10)
     with pytest.raises(Interrupted, match="stopped"):
-        build(root, work, should_stop=stop_after(20))  # 8 rows: two whole segments, and some
+        build(root, work, should_stop=stop_after(20))
     (part,) = work.glob("*.u8.part")
-    data = bytearray(part.read_bytes())
-    data[10] ^= 1  # in the first segment: found when the cache is opened
-    part.write_bytes(data)
+    flip(part, -1)
+
+    build(root, work)
+
+    assert len(decoded) == 8 + 12
+
+
+def test_a_cache_is_opened_without_reading_a_pixel(root: Path, work: Path):
+    """Its record, 8 bytes a row, and the sizes of the files: whatever the pixels weigh."""
+    for seed in range(12):
+        image(root / CLASSES[seed % 2] / f"{seed:03}.png", side=260, seed=seed)
+    large = {"resolution": 256, "max_pixels": 100_000}
+    expected = rows(build(root, work, **large))
+    (path,) = work.glob("*.u8")
+    assert path.stat().st_size == 12 * 256 * 256 * 3
+    assert path.with_suffix(".rows").stat().st_size == 12 * 8
+
+    before = bytes_read()
+    cache = build(root, work, **large)
+    opening = bytes_read() - before
+    found = rows(cache)
+
+    assert opening < 0.02 * path.stat().st_size
+    assert bytes_read() - before >= path.stat().st_size  # what is read is counted
+    assert np.array_equal(found, expected)
+
+
+def bytes_read() -> int:
+    """What this process has read from files so far, also where they were in memory."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+@pytest.mark.parametrize("renames", [1, 2, 3])
+def test_a_build_that_ended_before_its_record_is_not_done_again(
+    root: Path, work: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch, renames: int
+):
+    """Killed after the first, the second rename of publishing, or before the record is there."""
+    left = iter(range(renames))
+    publish, write = _cache_files.publish, CacheFiles.write
+
+    def renaming(part: Path, path: Path) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        publish(part, path)
+
+    def writing(files: CacheFiles, path: Path, body: dict[str, Any]) -> None:
+        if path == files.record:
+            raise KeyboardInterrupt
+        write(files, path, body)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_cache_files, "publish", renaming)
+        patch.setattr(CacheFiles, "write", writing)
+        with pytest.raises(KeyboardInterrupt, match=r"^$"):
+            build(root, work)
+    assert ".u8" in published(work)
+    assert ".json" not in published(work)
+    decoded.clear()
     notes: list[str] = []
 
     cache = build(root, work, told=notes.append)
 
-    assert len(decoded) == 12 + 12  # went on, found it out, and did it all anew
-    assert notes == [f"{cache.pixels.path}: damaged; reading the images anew"]
+    assert (decoded, notes) == ([], [])
+    assert sorted(p.suffix for p in work.iterdir()) == [".json", ".rows", ".u8"]
     assert np.array_equal(rows(build(root, work.with_name("other"))), rows(cache))
 
-    decoded.clear()
-    work = work.with_name("third")
-    with pytest.raises(Interrupted, match="stopped"):
-        build(root, work, should_stop=stop_after(20))
-    (part,) = work.glob("*.u8.part")
-    data = bytearray(part.read_bytes())
-    data[-10] ^= 1  # in the last segment: found before a row is added
-    part.write_bytes(data)
+
+@pytest.mark.parametrize("how", ["anew", "its record is damaged"])
+def test_a_cache_that_is_built_anew_needs_no_room_for_two(root: Path, work: Path, how: str):
     build(root, work)
-    assert len(decoded) == 8 + 12
+    if how != "anew":
+        flip(next(work.glob("*.json")), -1)
+    seen: set[str] = set()
+
+    def look(*_: object) -> None:
+        seen.update("".join(p.suffixes) for p in work.iterdir() if ".u8" in p.suffixes)
+
+    build(root, work, anew=how == "anew", progress=look)
+
+    assert seen == {".u8.part"}
 
 
-@pytest.mark.parametrize("length", [0, 1, 99, 100, 101, 1000, 1001])
-def test_segments_are_proved_whole_and_a_flipped_bit_is_found(tmp_path: Path, length: int):
-    data = np.random.default_rng(length).bytes(length)
-    (tmp_path / "a").write_bytes(data)
-    written = _cache_digest.SegmentDigests(100)
-    for start in range(0, length, 7):
-        written.update(data[start : start + 7])
-    digests = written.hexdigests()
-    assert len(digests) == -(-length // 100)
-
-    def holds(count: int = length) -> bool:
-        return _cache_digest.proved(tmp_path / "a", count, digests, 100, lambda: None)
-
-    assert holds()
-    assert not holds(length + 1)
-    for at in {0, 50, length - 1} & set(range(length)):
-        (tmp_path / "a").write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
-        assert not holds()
-    assert _cache_digest.proved(tmp_path / "gone", 0, [], 100, lambda: None) is False
-
-
-def test_a_large_cache_that_is_checked_can_be_stopped(
-    root: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_cache_that_was_being_built_anew_is_gone_on_with(
+    root: Path, work: Path, decoded: list[str]
 ):
-    monkeypatch.setattr(_cache_digest, "_BLOCK", 4096)
-    build(root, work).pixels.close()
-    asked = iter([False] * 3 + [True])
+    expected = rows(build(root, work))
+    decoded.clear()
+    with pytest.raises(Interrupted, match="stopped at step 20 of 24"):
+        build(root, work, anew=True, should_stop=stop_after(20))
+    notes: list[str] = []
 
-    with pytest.raises(Interrupted, match=r"stopped while the image cache was checked\. Run"):
-        build(root, work, should_stop=lambda: next(asked))
-    assert published(work) == [".json", ".u8"]
+    cache = build(root, work, told=notes.append)
 
-    work = work.with_name("half")
-    with pytest.raises(Interrupted, match="stopped at step 23"):
-        build(root, work, should_stop=stop_after(23))
-    with pytest.raises(Interrupted, match="the image cache stopped"):  # asks once: between blocks
-        build(root, work, should_stop=lambda: True)
+    assert len(decoded) == 12
+    assert notes == []
+    assert np.array_equal(rows(cache), expected)
+
+
+def test_the_same_rows_of_other_images_have_another_digest(root: Path, work: Path, tmp_path: Path):
+    """Two images are alike, and one of them, or the other, cannot be read."""
+    first = build(root, work)
+    assert build(root, work).digest == first.digest == build(root, work, anew=True).digest
+    shutil.copy(root / "car/000.png", root / "car/0000.png")
+    caches = []
+    for broken in ("000", "0000"):
+        shutil.copytree(root, tmp_path / broken)
+        (tmp_path / broken / "car" / f"{broken}.png").write_bytes(b"hello")
+        caches.append(build(tmp_path / broken, tmp_path / f"cache-{broken}"))
+
+    assert np.array_equal(rows(caches[0]), rows(caches[1]))
+    assert caches[0].digest != caches[1].digest
 
 
 def test_names_of_left_out_files_are_kept_and_sorted(tmp_path: Path, work: Path):
@@ -447,7 +533,8 @@ def test_leftovers_of_another_build_are_removed(root: Path, work: Path):
 
     build(root, work)
 
-    assert len(list(work.iterdir())) == 2
+    assert published(work) == [".json", ".rows", ".u8"]
+    assert len(list(work.iterdir())) == 3
 
 
 def damage_missing(path: Path) -> None:
@@ -482,7 +569,7 @@ def damage_link(path: Path) -> None:
     path.symlink_to("elsewhere")
 
 
-@pytest.mark.parametrize("suffix", [".u8", ".json"])
+@pytest.mark.parametrize("suffix", [".u8", ".rows", ".json"])
 @pytest.mark.parametrize(
     "damage",
     [
@@ -501,15 +588,23 @@ def test_a_damaged_cache_is_built_again(
     expected = rows(build(root, work))
     (path,) = work.glob(f"*{suffix}")
     damage(path)
+    notes: list[str] = []
 
-    cache = build(root, work)
+    cache = build(root, work, told=notes.append)
 
+    if (suffix, damage) == (".u8", damage_flip):  # found where the row is read
+        assert (len(decoded), notes) == (12, [])
+        with pytest.raises(DamagedRows, match="u8: row 6 is not as it was written"):
+            rows(cache)
+        cache = build(root, work, anew=True)
+    else:
+        assert notes or (suffix, damage) == (".json", damage_missing)
     assert len(decoded) == 24
     assert np.array_equal(expected, rows(cache))
 
 
 @pytest.mark.parametrize("damage", [damage_missing, damage_empty, damage_short, damage_fifo])
-@pytest.mark.parametrize("suffix", [".u8.part", ".json.part"])
+@pytest.mark.parametrize("suffix", [".u8.part", ".rows.part", ".json.part"])
 def test_a_damaged_half_cache_starts_again(
     root: Path, work: Path, decoded: list[str], suffix: str, damage: Callable[[Path], None]
 ):
@@ -575,7 +670,7 @@ def test_a_file_in_the_place_of_the_folder_is_named(root: Path, tmp_path: Path):
 
 
 def test_a_disk_that_lies_is_found_out(root: Path, work: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cache_module, "proved", lambda *_: False)
+    monkeypatch.setattr(cache_module, "read_digests", lambda *_: None)
 
     with pytest.raises(ResourceError, match="does not read back as it was written"):
         build(root, work)

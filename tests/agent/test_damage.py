@@ -99,14 +99,15 @@ def cache_of(job: Job, notes: list[str]) -> Any:
 
 def test_the_work_folder_holds_the_files_that_are_damaged_here(stopped: Job, damages: Ways):
     names = files_of(stopped.work)
-    record, pixels = (name for name in names if name.startswith("images/"))
+    record, rows, pixels = (name for name in names if name.startswith("images/"))
     checkpoints = ["d1/checkpoint.safetensors", "d1/checkpoint.safetensors.previous"]
-    assert names == ["box", *checkpoints, record, pixels, "lock"]
+    assert names == ["box", *checkpoints, record, rows, pixels, "lock"]
+    assert [Path(name).suffix for name in (record, rows, pixels)] == [".json", ".rows", ".u8"]
     assert len(damages) >= 40
 
 
 @pytest.mark.parametrize("way", ["gone", "cut at 4/9", "flip at 8/16", "pipe", "swapped"])
-@pytest.mark.parametrize("name", range(6))
+@pytest.mark.parametrize("name", range(7))
 def test_a_run_on_a_damaged_folder_ends_with_the_bytes_of_an_undamaged_one(
     way: str, name: int, stopped: Job, expected: bytes, damages: Ways, tmp_path: Path
 ):
@@ -169,9 +170,31 @@ def _load(folder: Path, notes: list[str]) -> bytes | None:
     return asked[0] or None
 
 
+def test_damaged_pixels_are_never_trained_on_and_that_is_said(
+    stopped: Job, expected: bytes, damages: Ways, tmp_path: Path
+):
+    """They are proved when they are read: the job that reads them ends as an undamaged one."""
+    (pixels,) = (name for name in files_of(stopped.work) if name.endswith(".u8"))
+    for way, damage in damages.items():
+        job = another(stopped, tmp_path, way.replace("/", "-"))
+        damage(job.work / pixels)
+        told = Stops()
+        if way == "folder":
+            with pytest.raises(ResourceError, match=r"cannot be written .Is a directory"):
+                run_job(job, reporter=told)
+            continue
+
+        run_job(job, reporter=told)
+
+        assert (job.out / "d1.cam07.onnx").read_bytes() == expected, way
+        assert any("images anew" in note or "starting anew" in note for note in told.notes), way
+        assert (job.work / pixels).read_bytes() == (stopped.work / pixels).read_bytes(), way
+
+
 def test_a_damaged_cache_is_read_anew_and_that_is_said(stopped: Job, damages: Ways, tmp_path: Path):
     whole = cache_of(stopped, [])
-    for name in files_of(stopped.work / "images"):
+    record, rows, _ = files_of(stopped.work / "images")  # pixels: in the test before
+    for name in (record, rows):
         for way, damage in damages.items():
             job = another(stopped, tmp_path, f"{name}-{way}".replace("/", "-"))
             damage(job.work / "images" / name)
@@ -207,6 +230,7 @@ def test_a_damaged_half_built_cache_never_brings_a_wrong_pixel(
     assert [Path(n).suffixes for n in names] == [
         [".json", ".part"],
         [".json", ".part", ".previous"],
+        [".rows", ".part"],
         [".sides", ".part"],
         [".sides", ".part", ".previous"],
         [".u8", ".part"],

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from device_agent._cache_digest import digests_of
 from device_agent.pixels import PixelFile
 from edge_stl.bands import _sharpness
 from edge_stl.branch import Settings, Trainer, _augment, _trainer
@@ -70,7 +71,7 @@ def test_an_array_and_a_file_give_the_same_bytes(
 ):
     path = tmp_path / "images.u8"
     path.write_bytes(images.tobytes())
-    with PixelFile(path, images.shape) as pixels:
+    with PixelFile(path, images.shape, digests_of(images.reshape(COUNT, -1))) as pixels:
         filed, held = trainer(pixels), trainer(images)
 
         assert run(filed) == run(held)

@@ -46,6 +46,7 @@ _POWER = "tests/durable/test_power_loss.py"
 _DAMAGE = "tests/agent/test_damage.py"
 _IO = "tests/agent/test_io_errors.py"
 _CACHE = "tests/agent/test_cache.py"
+_MENDING = "tests/agent/test_mending.py"
 _JOB = "tests/agent/test_job.py"
 _RESUME = "tests/agent/test_resume.py"
 _WORK = "tests/agent/test_work.py"
@@ -129,15 +130,38 @@ MUTANTS = [
         "    earlier = _proved(previous)\n", "    earlier = None\n", _DAMAGE,
     ),
     Mutant(
-        "the cached pixels are proved", "device_agent/cache.py",
-        "        return sha256_of(pixels.path) == digest", "        return True",
-        f"{_DAMAGE}::test_a_damaged_cache_is_read_anew_and_that_is_said",
+        "the cached pixels are proved", "device_agent/pixels.py",
+        "        self._prove(wanted, flat)\n", "",
+        f"{_DAMAGE}::test_damaged_pixels_are_never_trained_on_and_that_is_said",
+    ),
+    Mutant(
+        "the digests of the cached pixels are proved", "device_agent/_cache_digest.py",
+        "if len(data) == size and hashlib.sha256(data).hexdigest() == sha256 else None",
+        "if len(data) == size else None",
+        f"{_CACHE}::test_a_damaged_cache_is_built_again",
+    ),
+    Mutant(
+        "damage in the middle of a run is mended once", "device_agent/_mending.py",
+        "            if self._mended:\n                raise\n", "            raise\n", _MENDING,
+    ),
+    Mutant(
+        "a disk that damages two caches is not given a third", "device_agent/_mending.py",
+        "            if self._mended:\n                raise\n", "            pass\n", _MENDING,
+    ),
+    Mutant(
+        "what was learned belongs to the pixels it was learned from", "device_agent/job.py",
+        'digest = f"{images.digest} {pixels.digest}"', "digest = images.digest", _MENDING,
+    ),
+    Mutant(
+        "a finished build is taken up without its record", "device_agent/_cache_files.py",
+        "            if is_regular(path) and not os.path.lexists(part):\n", "            if False:\n",
+        _CACHE,
     ),
     Mutant(
         "half a cache is proved before it is gone on with", "device_agent/_cache_build.py",
-        'if digest is None or digest.hexdigest() != record["pixels_sha256"]:',
-        "if digest is None:",
-        f"{_DAMAGE}::test_a_damaged_half_built_cache_never_brings_a_wrong_pixel",
+        "if digests is not None and end_holds(self.files.pixels_part, row_bytes, digests):",
+        "if digests is not None:",
+        f"{_CACHE}::test_half_a_cache_is_proved_at_its_end_alone",
     ),
     Mutant(
         "free space is asked for before it is used", "device_agent/_cache_build.py",
