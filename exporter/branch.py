@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from edge_stl.errors import CheckError
+from edge_stl.gate import Refused, strict_json
 from edge_stl.plan import Plan, networks
 from exporter import names
 from exporter._graph import Graph, value
 from exporter._network import add_network
 from exporter._session import check_model, run
 from exporter.manifest import Manifest, manifest_text, vector_input
+from exporter.plausible import flushed
 
 
 Parameters = Mapping[str, NDArray[np.float32]]
@@ -97,6 +99,15 @@ def export_branch(manifest: Manifest, plan: Plan, parameters: Parameters) -> byt
                 f"{manifest.id}: tensor {name} has numbers that are not finite; training diverged. "
                 "Lower training.learning_rate in the plan"
             )
+    parameters = {name: flushed(array) for name, array in parameters.items()}
+    text = manifest_text(manifest, plan)
+    try:
+        strict_json(text, names.MANIFEST_CAPS)
+    except Refused as verdict:
+        raise CheckError(
+            f"{manifest.id}: no desk would read its manifest: {verdict}. Make a plan with fewer or "
+            "shorter class names"
+        ) from None
     model = build_branch(manifest, plan, parameters)
     running = check_model(model, manifest.id)
     difference = vector_difference(manifest, plan, running)

@@ -13,15 +13,22 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_stl.bands import FEWEST_IMAGES, KERNELS, Kernel, Sharpness
 from edge_stl.fusion import Member
+from edge_stl.gate import strict_json
 from edge_stl.plan import NAME_PATTERN, Plan, describe, plan_from_document
 from exporter import names
+from exporter.plausible import too_costly
 
+
+MOST_CLASSES = 10_000
+"""Of a plan."""
 
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=10**12)]
+PerClass = Annotated[tuple[Count, ...], Field(max_length=MOST_CLASSES)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 _VECTOR_IMAGES = 2
+Row = Annotated[tuple[Finite, ...], Field(max_length=MOST_CLASSES)]
 Energy = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Three = tuple[Energy, Energy, Energy]
 
@@ -33,31 +40,32 @@ class _Record(BaseModel):
 class Images(_Record):
     """Image counts per class, in the plan's class order."""
 
-    train: tuple[Count, ...]
-    validation: tuple[Count, ...]
+    train: PerClass
+    validation: PerClass
 
 
 class Validation(_Record):
     """Scores on the box's own validation images; accuracy is null where there were none.
 
     ``log_loss`` is L of the fusion: the mean over seen classes of the per-class mean of ``-log
-    p``, in nats; a class without validation images counts ``log |S|``, that is, as chance.
+    p``, in nats; a class without validation images counts ``log |S|``, that is, as chance. Boxes
+    take no p below 1e-12, whose loss is 27.6.
     """
 
     accuracy: Annotated[float, Field(ge=0, le=1)] | None
-    log_loss: Annotated[float, Field(ge=0, le=1e6)]
+    log_loss: Annotated[float, Field(ge=0, le=28)]
 
 
 class TrainingRecord(_Record):
     """The settings the branch was trained with."""
 
-    epochs: int = Field(ge=1)
-    seed: int = Field(ge=0)
-    batch_size: int = Field(ge=1)
+    epochs: int = Field(ge=1, le=100_000)
+    seed: int = Field(ge=0, lt=2**63)
+    batch_size: int = Field(ge=1, le=65_536)
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
-    threads: int = Field(ge=1)
+    threads: int = Field(ge=1, le=65_536)
     device: Annotated[str, Field(pattern="^(cpu|cuda)$")]
 
 
@@ -67,7 +75,7 @@ class TestVector(_Record):
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
     seed: int = Field(ge=0, lt=2**32)
-    logits: tuple[tuple[Finite, ...], ...]
+    logits: Annotated[tuple[Row, ...], Field(max_length=_VECTOR_IMAGES)]
 
 
 class Camera(_Record):
@@ -75,7 +83,10 @@ class Camera(_Record):
 
     images: Annotated[int, Field(ge=FEWEST_IMAGES, le=10**12)]
     native: Three
-    coarser: dict[Annotated[str, Field(pattern="^[1-9][0-9]{0,3}$")], dict[Kernel, Three]]
+    coarser: Annotated[
+        dict[Annotated[str, Field(pattern="^[1-9][0-9]{0,3}$")], dict[Kernel, Three]],
+        Field(max_length=16),
+    ]
 
     @classmethod
     def of(cls, found: Sharpness) -> Self:
@@ -95,14 +106,17 @@ class Manifest(_Record):
     plan_digest: Digest
     branch: Name
     box: Name
-    network: str
+    network: Annotated[str, Field(max_length=64)]
     native_resolution: int = Field(ge=1)
     images: Images
     validation: Validation
-    temperature: Annotated[float, Field(gt=0, le=1e6)]
+    temperature: Annotated[float, Field(ge=0.05, le=20)]
     training: TrainingRecord
-    versions: dict[
-        Annotated[str, Field(pattern="^[a-z_]{1,32}$")], Annotated[str, Field(max_length=64)]
+    versions: Annotated[
+        dict[
+            Annotated[str, Field(pattern="^[a-z_]{1,32}$")], Annotated[str, Field(max_length=64)]
+        ],
+        Field(max_length=32),
     ]
     test_vector: TestVector
     camera: Camera | None = None
@@ -150,7 +164,7 @@ def parse_manifest(text: str) -> tuple[Manifest, Plan]:
         ValueError: the text is no manifest; the message names every wrong key.
         UsageError: the plan in it is not valid.
     """
-    document = json.loads(text)
+    document = strict_json(text, names.MANIFEST_CAPS)
     if not isinstance(document, dict) or "plan" not in document:
         raise ValueError("the manifest has no plan")
     plan = plan_from_document(document.pop("plan"), where="its plan")
@@ -207,6 +221,9 @@ def disagreements(manifest: Manifest, plan: Plan) -> list[str]:
             f"native resolution {manifest.native_resolution} does not carry branch {branch.name}, "
             f"which needs {plan.required_resolution(branch)}"
         )
+    costly = too_costly(plan, branch.name)
+    if costly is not None:
+        reasons.append(f"its branch {costly} are run for one image")
     return reasons + _camera_reasons(manifest, plan)
 
 

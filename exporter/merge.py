@@ -33,6 +33,7 @@ from exporter.options import (
     split_by_resolution,
     warnings_of,
 )
+from exporter.plausible import notes_of
 from exporter.prove import prove, verify_vectors
 from exporter.read import BranchFile, parse_model
 from exporter.split import Content, ensemble_record, members_of
@@ -94,7 +95,7 @@ class Merged:
     def warnings(self) -> tuple[str, ...]:
         """Return what the options do not give for these files, a sentence each."""
         copied = tuple(copy.warning for copy in self.copies)
-        return (*warnings_of(self.files, self.options), *copied)
+        return (*warnings_of(self.files, self.options), *notes_of(self.files), *copied)
 
 
 def merge_paths(

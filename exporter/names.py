@@ -4,6 +4,9 @@ Opset and IR version are never left to a default: what `onnx.helper.make_model` 
 refused by today's onnxruntime. Opset 17 with IR version 8 loads from JetPack 5 onwards.
 """
 
+from edge_stl.gate import OPERATORS, JsonCaps
+
+
 OPSET = 17
 IR_VERSION = 8
 PRODUCER = "edge-stl"
@@ -29,12 +32,21 @@ BRANCH_PROBABILITIES = "branch_probabilities"
 THRESHOLD = "confidence_threshold"
 """Input of a cascade, a float32 scalar; with an initializer of its name, so it may be left out."""
 
-PORTABLE_OPERATORS = frozenset({
-    "Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "Div", "Flatten", "Gather", "Gemm",
-    "Greater", "Identity", "Log", "MatMul", "MaxPool", "Mul", "ReduceMax", "ReduceMin", "Relu",
-    "Slice", "Softmax", "Sub", "Sum", "TopK", "Transpose", "Unsqueeze",
-})  # fmt: skip
+PORTABLE_OPERATORS = OPERATORS
 """What our graphs may hold: every target of `check` knows them at opset 17."""
+
+MANIFEST_CAPS = JsonCaps(size=4 << 20, containers=20_000, items=200_000, keys=100_000)
+"""Of a branch file: ten thousand classes with long names fit, in a plan of a thousand branches."""
+
+RECORD_CAPS = JsonCaps(size=32 << 20, containers=200_000, items=2_000_000, keys=500_000)
+"""Of an ensemble: four hundred branch files of a thousand classes fit."""
+
+RECORD_KEYS = frozenset(
+    {"plan", "plan_digest", "options", "scale", "made_by", "members", "holdout", "cascade", "audit"}
+)
+MEMBER_KEYS = frozenset({"manifest", "sha256", "weights", "weight", "kernel", "signed"})
+"""What an ensemble's record may hold, and each of its members. `--remove` writes a record anew, so
+a key that this version does not know is refused and not dropped."""
 
 WEIGHT_RULES = ("reliability", "uniform", "geometric", "plan", "fitted")
 FITTED = "fitted"

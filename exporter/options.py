@@ -124,13 +124,37 @@ def cascade_in(record: dict[str, Any], options: Options) -> Cascade | None:
             raise ValueError("a cascade, but no option that asks for one")
         return None
     kept = record["cascade"]
-    threshold, images = float(kept["threshold"]), kept.get("images")
+    threshold, images = kept["threshold"], kept.get("images")
+    if type(threshold) not in (int, float) or type(images) not in (int, type(None)):
+        raise TypeError(f"a cascade with threshold {threshold!r:.40}, from {images!r:.40} images")
+    threshold = float(threshold)
     chosen = options.cascade_loss is not None
     sound = math.isfinite(threshold) and 0 <= threshold <= 1
     named = chosen or threshold == options.threshold
-    if not sound or not named or chosen != (images is not None and int(images) > 0):
+    if not sound or not named or chosen != (images is not None and images > 0):
         raise ValueError(f"a cascade with threshold {threshold}, from {images} images")
-    return Cascade(threshold, None if images is None else int(images))
+    return Cascade(threshold, images)
+
+
+def options_in(record: dict[str, Any]) -> Options:
+    """Return the options that an ensemble's record keeps; `Options.problem` judges their values.
+
+    Raises:
+        KeyError: there are none.
+        TypeError: one is unknown, or of another type.
+    """
+    options = Options(**record["options"])
+    for value, kinds in (
+        (options.weights, (str,)),
+        (options.layout, (str,)),
+        (options.resolution, (int, type(None))),
+        (options.robust, (str, type(None))),
+        (options.threshold, (int, float, type(None))),
+        (options.cascade_loss, (int, float, type(None))),
+    ):
+        if type(value) not in kinds:  # a bool is no int here
+            raise TypeError(f"option {value!r:.40}")
+    return options
 
 
 def need_compatible(options: Options, holdout: Path | None, keep: Sequence[str] = ()) -> None:

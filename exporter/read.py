@@ -5,6 +5,7 @@ the plan's names and shapes and be finite, and the file must equal, byte for byt
 numbers rebuild to: then it is what an agent wrote, and `split` can give it back.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +18,15 @@ from onnx import TensorProto
 from edge_stl.bands import Kernel
 from edge_stl.durable import read_once
 from edge_stl.errors import EdgeStlError
-from edge_stl.plan import Plan
+from edge_stl.gate import MAX_FILE_BYTES as MAX_FILE_BYTES, Outline, Refused, scan_model
+from edge_stl.plan import Plan, one_line
 from exporter import names
 from exporter.branch import branch_shapes, build_branch
 from exporter.manifest import Manifest, disagreements, parse_manifest, sha256
+from exporter.plausible import implausible_numbers
 
 
-MAX_FILE_BYTES = 2_000_000_000
-"""Cap before any plan is known; protobuf itself ends at 2 GiB."""
+_NAMED = 10  # tensors, in a sentence for a person
 
 
 @dataclass(frozen=True)
@@ -75,19 +77,40 @@ def read_bytes(path: Path) -> bytes:
 
 
 def parse_model(data: bytes) -> onnx.ModelProto:
-    """Parse bytes as an ONNX model.
+    """Parse bytes as an ONNX model, anybody's.
 
     Raises:
-        Unusable: they are none.
+        Unusable: they are none, or hold more than a model does.
+    """
+    try:
+        scan_model(data)
+    except Refused as verdict:
+        raise Unusable([str(verdict)]) from None
+    return parse_scanned(data)
+
+
+def parse_scanned(data: bytes) -> onnx.ModelProto:
+    """Parse bytes that `edge_stl.gate.scan_model` let through.
+
+    Raises:
+        Unusable: they are no model all the same.
     """
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
     except (DecodeError, RuntimeError, ValueError):
         raise Unusable(["is not an ONNX file, or is truncated"]) from None
-    if not model.graph.node and not model.metadata_props:
-        raise Unusable(["is not an ONNX file, or is truncated"])
     return model
+
+
+def need_own(outline: Outline) -> None:
+    """Refuse what edge-stl writes into no file: functions, other domains, external data.
+
+    Raises:
+        Unusable: with everything that was found.
+    """
+    if outline.foreign:
+        raise Unusable([f"has {', '.join(outline.foreign)}; no file of edge-stl has"])
 
 
 def metadata(model: onnx.ModelProto) -> dict[str, str]:
@@ -116,8 +139,11 @@ def branch_from_bytes(data: bytes, *, name: str) -> BranchFile:
     Raises:
         Unusable: they are not a usable branch file; with every reason.
     """
-    model = parse_model(data)
-    props = metadata(model)
+    try:
+        outline = scan_model(data)
+    except Refused as verdict:
+        raise Unusable([str(verdict)]) from None
+    props = outline.metadata
     kind = props.get(names.KEY_KIND)
     if kind != names.BRANCH:
         what = "an ensemble" if kind == names.ENSEMBLE else "an ONNX file, but not one of edge-stl"
@@ -129,11 +155,10 @@ def branch_from_bytes(data: bytes, *, name: str) -> BranchFile:
                 f"{names.FORMAT}. Use a newer edge-stl"
             ]
         )
+    need_own(outline)
     try:
         manifest, plan = parse_manifest(props.get(names.KEY_MANIFEST, ""))
-    except (ValueError, RecursionError) as error:
-        raise Unusable([f"its manifest is damaged: {error}"]) from None
-    except EdgeStlError as error:
+    except (ValueError, RecursionError, EdgeStlError) as error:
         raise Unusable([f"its manifest is damaged: {error}"]) from None
     reasons = disagreements(manifest, plan)
     if len(data) > plan.limits.max_branch_bytes:
@@ -143,7 +168,7 @@ def branch_from_bytes(data: bytes, *, name: str) -> BranchFile:
         )
     if reasons:
         raise Unusable(reasons)
-    parameters = _parameters(model, branch_shapes(plan, manifest.branch))
+    parameters = take_parameters(parse_scanned(data), branch_shapes(plan, manifest.branch))
     if build_branch(manifest, plan, parameters) != data:
         raise Unusable(
             [
@@ -154,25 +179,29 @@ def branch_from_bytes(data: bytes, *, name: str) -> BranchFile:
     return BranchFile(name, manifest, plan, parameters, sha256(data), len(data))
 
 
-def _parameters(
+def take_parameters(
     model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]
 ) -> dict[str, NDArray[np.float32]]:
     """Return the tensors that ``shapes`` asks for.
 
     Raises:
-        Unusable: with every tensor that is missing, unknown, ill-shaped or not finite.
+        Unusable: with every tensor that is missing, unknown, ill-shaped, not finite or not
+            plausible.
     """
     given = {tensor.name: tensor for tensor in model.graph.initializer}
     reasons = [f"tensor {name} is missing" for name in shapes if name not in given]
+    unknown = [name for name in given if name not in shapes]
     reasons += [
-        f"tensor {name} is unknown to the plan's network" for name in given if name not in shapes
+        f"tensor {one_line(name)} is unknown to the plan's network" for name in unknown[:_NAMED]
     ]
+    if len(unknown) > _NAMED:
+        reasons.append(f"{len(unknown) - _NAMED:,} more tensors are unknown to it")
     if len(given) != len(model.graph.initializer):
         reasons.append("a tensor name stands twice")
     parameters = {}
     for name, shape in shapes.items():
         if name in given:
-            array = _tensor(given[name], shape, reasons)
+            array = take_tensor(given[name], shape, reasons)
             if array is not None:
                 parameters[name] = array
     if reasons:
@@ -180,23 +209,23 @@ def _parameters(
     return parameters
 
 
-def _tensor(
+def take_tensor(
     tensor: onnx.TensorProto, shape: tuple[int, ...], reasons: list[str]
 ) -> NDArray[np.float32] | None:
-    if tuple(tensor.dims) != shape:
-        reasons.append(f"tensor {tensor.name} has shape {tuple(tensor.dims)}, the plan has {shape}")
+    """Return a tensor's numbers; None, and a reason more, where they are not what they must be."""
+    given = tuple(tensor.dims[: len(shape) + 1])  # a hostile file may have a million
+    name = one_line(tensor.name)
+    if given != shape:
+        reasons.append(f"tensor {name} has shape {given}, the plan has {shape}")
         return None
-    count = int(np.prod(shape, dtype=np.int64))
+    count = math.prod(shape)
     if (
         tensor.data_type != TensorProto.FLOAT
         or tensor.data_location != TensorProto.DEFAULT
         or len(tensor.raw_data) != 4 * count
     ):
-        reasons.append(f"tensor {tensor.name} is not {count} float32 numbers of raw data")
+        reasons.append(f"tensor {name} is not {count} float32 numbers of raw data")
         return None
     array = np.frombuffer(tensor.raw_data, dtype="<f4").reshape(shape)
-    if not np.isfinite(array).all():
-        bad = int((~np.isfinite(array)).sum())
-        reasons.append(f"tensor {tensor.name} has {bad} numbers that are NaN or infinite")
-        return None
+    reasons += [f"tensor {name} {what}" for what in implausible_numbers(tensor.name, array)]
     return array

@@ -1,7 +1,5 @@
 """The branch files back out of an ensemble, byte for byte, proved by their sha256."""
 
-import json
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +7,8 @@ import numpy as np
 import onnx
 
 from edge_stl.errors import DataError, EdgeStlError, IntegrityError
-from edge_stl.plan import Plan, plan_from_document
+from edge_stl.gate import Refused, scan_model, strict_json
+from edge_stl.plan import Plan, one_line, plan_from_document
 from exporter import names
 from exporter._graph import all_graphs
 from exporter.audit import Verdicts, verdicts_in
@@ -17,13 +16,23 @@ from exporter.branch import branch_shapes, build_branch
 from exporter.cameras import kernel_of
 from exporter.ensemble import Fitted, Vector
 from exporter.manifest import Manifest, disagreements, manifest_of, sha256
-from exporter.options import Cascade, Options, cascade_in
-from exporter.read import BranchFile, Unusable, kind_of, metadata, parse_model
+from exporter.options import Cascade, Options, cascade_in, options_in
+from exporter.read import (
+    BranchFile,
+    Unusable,
+    kind_of,
+    metadata,
+    need_own,
+    parse_scanned,
+    take_tensor,
+)
 from exporter.signed import signed_of
 
 
 _LARGEST = float(np.finfo(np.float32).max)
 """What the graph can hold."""
+
+_NAMED = 10  # names, in a sentence
 
 
 @dataclass(frozen=True)
@@ -67,11 +76,11 @@ def ensemble_record(model: onnx.ModelProto, *, name: str) -> dict[str, Any]:
         what = "a branch file" if kind == names.BRANCH else "an ONNX file, but not one of edge-stl"
         raise DataError(f"{name}: is {what}; expected an ensemble that 'edge-stl merge' wrote")
     try:
-        record = json.loads(metadata(model).get(names.KEY_ENSEMBLE, ""))
-        if not isinstance(record, dict):
-            raise ValueError("not a table")  # noqa: TRY004, TRY301  (one way out for all damage)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(name, f"its record is no JSON ({error})") from None
+        record = strict_json(metadata(model).get(names.KEY_ENSEMBLE, ""), names.RECORD_CAPS)
+    except Refused as verdict:
+        raise _damaged(name, f"its record is incomplete or wrong ({verdict})") from None
+    if not isinstance(record, dict):
+        raise _damaged(name, "its record is incomplete or wrong (not a table)")
     return record
 
 
@@ -87,23 +96,28 @@ def members_of(data: bytes, *, name: str) -> Content:
         IntegrityError: a branch file does not come back with its recorded sha256.
     """
     try:
-        model = parse_model(data)
-    except Unusable as verdict:
+        outline = scan_model(data)
+        if outline.metadata.get(names.KEY_KIND) == names.ENSEMBLE:
+            need_own(outline)
+        model = parse_scanned(data)
+    except (Unusable, Refused) as verdict:
         raise DataError(f"{name}: {verdict}. Check the path") from None
     record = ensemble_record(model, name=name)
     tensors = {t.name: t for graph in all_graphs(model.graph) for t in graph.initializer}
     try:
+        _need_known(record)
         plan = plan_from_document(record["plan"], where=f"{name}, its plan")
-        options = Options(**record["options"])
+        options = options_in(record)
         entries = [(manifest_of(m["manifest"]), str(m["sha256"]), m) for m in record["members"]]
         weights = tuple(_weights(name, manifest, m, options) for manifest, _, m in entries)
         kernels = [kernel_of(m, plan) for *_, m in entries]
         signed = signed_of(record["members"])
-        scale, made_by = _scale(record), str(record["made_by"])
+        scale, made_by = _scale(record), _made_by(record)
         fitted = _fitted(record, options, len(plan.classes))
         cascade = cascade_in(record, options)
         verdicts = verdicts_in(record)
         vector = _vector(model, len(plan.classes))
+        problem = options.problem(plan)
     except EdgeStlError as error:
         raise IntegrityError(str(error)) from None
     except (
@@ -118,19 +132,15 @@ def members_of(data: bytes, *, name: str) -> Content:
     ids = sorted(manifest.id for manifest, *_ in entries)
     held = sorted(n.removesuffix("/temperature") for n in tensors if n.endswith("/temperature"))
     if ids != held:
-        raise _damaged(name, f"its record names {ids}, its graph holds {held}")
-    problem = options.problem(plan)
+        raise _damaged(name, f"its record names {_few(ids)}, its graph holds {_few(held)}")
     if problem is None and options.to_document() != record["options"]:
         problem = f"options {record['options']}"
     if problem is not None:
         raise _damaged(name, f"it was merged with {problem}, which this version does not know")
-    unfit = [
-        m.id
-        for m, *_ in entries
-        if m.branch not in {b.name for b in plan.carried(options.side(plan))}
-    ]
+    carried = {b.name for b in plan.carried(options.side(plan))}
+    unfit = [m.id for m, *_ in entries if m.branch not in carried]
     if unfit:
-        raise _damaged(name, f"{unfit} have no bands at its {options.side(plan)} px")
+        raise _damaged(name, f"{_few(unfit)} have no bands at its {options.side(plan)} px")
     files = [
         replace(_member(name, plan, manifest, digest, tensors), kernel=kernel, signed=key)
         for (manifest, digest, _), kernel, key in zip(entries, kernels, signed, strict=True)
@@ -195,6 +205,41 @@ def _scale(record: dict[str, Any]) -> float:
     return float(scale)
 
 
+def _few(ids: list[str]) -> str:
+    """Return names for a sentence, not more than a person reads."""
+    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+    return f"{[one_line(i) for i in ids[:_NAMED]]}{more}"
+
+
+def _need_known(record: dict[str, Any]) -> None:
+    """Refuse what a newer version may have put there, before it is lost without a word.
+
+    Raises:
+        ValueError: a key is unknown.
+        TypeError: the members are no list of objects.
+    """
+    members = record["members"]
+    if not isinstance(members, list) or not all(isinstance(m, dict) for m in members):
+        raise TypeError("members are no list")
+    unknown = set(record) - names.RECORD_KEYS
+    unknown |= {key for member in members for key in member} - names.MEMBER_KEYS
+    if unknown:
+        raise ValueError(f"unknown keys {_few(sorted(unknown))}; a newer edge-stl may know them")
+
+
+def _made_by(record: dict[str, Any]) -> str:
+    """Return the version that merged it.
+
+    Raises:
+        KeyError: there is none.
+        ValueError: it is no version.
+    """
+    made_by = record["made_by"]
+    if not isinstance(made_by, str) or len(made_by) > 64:  # noqa: PLR2004  (as in manifests)
+        raise ValueError("made_by is no version")
+    return made_by
+
+
 def _fitted(record: dict[str, Any], options: Options, classes: int) -> Fitted | None:
     """Return what the record keeps of a holdout.
 
@@ -206,11 +251,17 @@ def _fitted(record: dict[str, Any], options: Options, classes: int) -> Fitted | 
         if "holdout" in record:
             raise ValueError("a holdout, but no fitted weights")
         return None
-    images = int(record["holdout"]["images"])
-    bias = tuple(float(b) for b in record["holdout"]["bias"])
-    if images < 1 or len(bias) != classes or not all(map(math.isfinite, bias)):
-        raise ValueError(f"a holdout of {images} images with biases {bias}")
-    return Fitted(images, bias)
+    images, bias = record["holdout"]["images"], record["holdout"]["bias"]
+    if (
+        set(record["holdout"]) != {"images", "bias"}
+        or type(images) is not int
+        or not 1 <= images <= 10**12
+        or not isinstance(bias, list)
+        or len(bias) != classes
+        or any(type(b) not in (int, float) or not abs(b) <= _LARGEST for b in bias)
+    ):
+        raise ValueError(f"a holdout of {images!r:.40} images, with biases that cannot be")
+    return Fitted(images, tuple(float(b) for b in bias))
 
 
 def _vector(model: onnx.ModelProto, classes: int) -> Vector | None:
@@ -222,7 +273,7 @@ def _vector(model: onnx.ModelProto, classes: int) -> Vector | None:
     text = metadata(model).get(names.KEY_VECTOR)
     if text is None:
         return None
-    shares = json.loads(text)
+    shares = strict_json(text, RECORD_CAPS)
     if (
         not isinstance(shares, list)
         or len(shares) != classes
@@ -241,12 +292,13 @@ def _member(
     parameters = {}
     for tensor_name, shape in branch_shapes(plan, manifest.branch).items():
         tensor = tensors.get(f"{manifest.id}/{tensor_name}")
-        count = int(np.prod(shape, dtype=np.int64))
-        if tensor is None or tuple(tensor.dims) != shape or len(tensor.raw_data) != 4 * count:
-            raise _damaged(
-                name, f"tensor {manifest.id}/{tensor_name} is missing or has another shape"
-            )
-        parameters[tensor_name] = np.frombuffer(tensor.raw_data, dtype="<f4").reshape(shape)
+        if tensor is None:
+            raise _damaged(name, f"tensor {manifest.id}/{tensor_name} is missing")
+        array = take_tensor(tensor, shape, reasons)
+        if array is not None:
+            parameters[tensor_name] = array
+    if reasons:
+        raise _damaged(name, "; ".join(reasons))
     rebuilt = build_branch(manifest, plan, parameters)
     if sha256(rebuilt) != digest:
         raise _damaged(

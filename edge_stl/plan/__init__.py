@@ -3,6 +3,7 @@
 from edge_stl.plan import networks as networks
 from edge_stl.plan._file import (
     describe as describe,
+    one_line as one_line,
     plan_from_document as plan_from_document,
     read_plan as read_plan,
 )

@@ -13,6 +13,7 @@ from edge_stl.plan._plan import Plan
 
 
 _MAX_BYTES = 4_000_000  # a plan of ten thousand classes is a tenth of that
+_MOST_TOLD = 20  # wrong keys, in one sentence
 _WIDTH = 80  # of a value in a sentence: one line for a person
 
 
@@ -57,7 +58,10 @@ def plan_from_document(document: Any, *, where: str) -> Plan:
 
 def describe(error: ValidationError, model: type[BaseModel]) -> str:
     """Return one line that names every wrong key, its value, and what was expected."""
-    problems: list[dict[str, Any]] = [dict(problem) for problem in error.errors()]
+    count = error.error_count()
+    problems: list[dict[str, Any]] = [
+        dict(problem) for problem in error.errors(include_url=False)[:_MOST_TOLD]
+    ]
     # pydantic also counts an array's items after dropping the wrong ones: said already.
     told = [
         problem
@@ -69,11 +73,12 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
             for other in problems
         )
     ]
-    return "; ".join(_describe_one(problem, model) for problem in told)
+    more = [f"and {count - _MOST_TOLD} more"] if count > _MOST_TOLD else []
+    return "; ".join([*(_describe_one(problem, model) for problem in told), *more])
 
 
 def _describe_one(problem: dict[str, Any], model: type[BaseModel]) -> str:
-    where = _one_line(".".join(str(part) for part in problem["loc"]))
+    where = one_line(".".join(str(part) for part in problem["loc"]))
     kind, message = problem["type"], str(problem["msg"])
     if kind == "value_error":
         text = message.removeprefix("Value error, ")
@@ -93,7 +98,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= _WIDTH else text[: _WIDTH - 3] + "..."
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Return text for a person: what a terminal would not print as itself is escaped, and cut."""
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return shown if len(shown) <= _WIDTH else shown[: _WIDTH - 3] + "..."

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from functools import cached_property
 from typing import Any, Literal, Self
 
@@ -24,6 +25,8 @@ from edge_stl.plan._sections import (
     TransformSection,
 )
 
+
+_MOST_TOLD = 20  # wrong names of a kind, in one sentence
 
 SIZES = {
     "dct": ("2, 4 or 8", (2, 4, 8)),
@@ -58,7 +61,7 @@ class Plan(Section):
         if not problems:
             problems += [*self._branch_problems()]
         if len(set(self.classes)) < len(self.classes):
-            twice = sorted({c for c in self.classes if self.classes.count(c) > 1})
+            twice = sorted(c for c, n in Counter(self.classes).items() if n > 1)[:_MOST_TOLD]
             problems.append(
                 f"classes: {twice} stand more than once; every class needs its own name"
             )
@@ -114,6 +117,8 @@ class Plan(Section):
         problems = []
         seen: set[str] = set()
         for branch in self.branches:
+            if len(problems) > _MOST_TOLD:  # the nearest names cost time, a thousand cost minutes
+                break
             where = f"branches.{branch.name}"
             if branch.name in seen:
                 problems.append(f"{where}: stands twice; every branch needs its own name")
@@ -122,7 +127,7 @@ class Plan(Section):
             problems += [
                 f"{where}.bands: {band!r} is not a band of {self.bank}"
                 f"{nearest(band, self.bank.all_bands())}"
-                for band in unknown
+                for band in unknown[:_MOST_TOLD]
             ]
             if len(set(branch.bands)) < len(branch.bands):
                 problems.append(f"{where}.bands: a band stands twice in {list(branch.bands)}")
@@ -141,22 +146,21 @@ class Plan(Section):
         problems = []
         prior, weights = self.fusion.prior, self.fusion.weights
         if prior is not None:
+            unknown = sorted(set(prior) - set(self.classes))
             problems += [
                 f"fusion.prior: {name!r} is not a class{nearest(name, self.classes)}"
-                for name in prior
-                if name not in self.classes
+                for name in unknown[:_MOST_TOLD]
             ]
-            missing = [name for name in self.classes if name not in prior]
+            missing = [name for name in self.classes if name not in prior][:_MOST_TOLD]
             if missing:
                 problems.append(
                     f"fusion.prior: classes {missing} are missing; it needs a share of each"
                 )
         if weights is not None:
-            names = [branch.name for branch in self.branches]
+            names = {branch.name for branch in self.branches}
             problems += [
-                f"fusion.weights: {name!r} is not a branch{nearest(name, names)}"
-                for name in weights
-                if name not in names
+                f"fusion.weights: {name!r} is not a branch{nearest(name, sorted(names))}"
+                for name in sorted(set(weights) - names)[:_MOST_TOLD]
             ]
             if not any(weights.values()):
                 problems.append("fusion.weights: all are 0; at least one must be positive")

@@ -7,6 +7,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 MOST_LEVELS = 8
+MOST_BANDS = 128
+"""Of a branch; the most that a transform has are 85, of the block DCT of size 8."""
+
+_LONGEST_WORD = 64
 NAME_PATTERN = r"[a-z0-9][a-z0-9-]{0,31}"
 
 
@@ -24,6 +28,7 @@ def _text(value: str) -> str:
 
 ClassName = Annotated[str, AfterValidator(_text)]
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
+Word = Annotated[str, Field(max_length=_LONGEST_WORD)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -46,7 +51,7 @@ class TransformSection(Section):
     """``kind = "wavelet"`` with ``wavelet`` and ``levels``, or another kind with ``size``."""
 
     kind: Literal["wavelet", "dct", "stl-dct", "stl-dft"]
-    wavelet: str | None = None
+    wavelet: str | None = Field(default=None, max_length=_LONGEST_WORD)
     levels: int | None = Field(default=None, ge=0, le=MOST_LEVELS)
     size: int | None = Field(default=None, ge=2, le=9)
 
@@ -55,8 +60,8 @@ class Branch(Section):
     """A named set of bands of one spatial size, and the network that reads them."""
 
     name: Name
-    bands: tuple[str, ...] = Field(min_length=1)
-    network: str
+    bands: tuple[Word, ...] = Field(min_length=1, max_length=MOST_BANDS)
+    network: Word
 
 
 class Training(Section):
@@ -85,8 +90,8 @@ class Augment(Section):
 class Fusion(Section):
     """What the ensemble assumes: the share of each class, and weights for ``--weights plan``."""
 
-    prior: dict[ClassName, Positive] | None = None
-    weights: dict[Name, NotNegative] | None = None
+    prior: dict[ClassName, Positive] | None = Field(default=None, max_length=10_000)
+    weights: dict[Name, NotNegative] | None = Field(default=None, max_length=1000)
 
 
 class Privacy(Section):

@@ -1,6 +1,5 @@
 """Run an ensemble with numpy and onnxruntime alone."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_stl.errors import DataError, UsageError
+from edge_stl.gate import JsonCaps, Refused, read_regular, scan_model, strict_json
 from edge_stl.predict._cascade import CascadeStage, stages_in
 from edge_stl.predict._vector import vector_in
 
 
 Image = str | Path | NDArray[np.uint8]
 _MOST_IMAGES = 64
+_RECORD_CAPS = JsonCaps(size=32 << 20, containers=200_000, items=2_000_000, keys=500_000)
 _MOST_PIXELS = 1 << 20  # of a batch: what the bands of large images take would else fill the memory
 
 
@@ -48,15 +49,10 @@ class Ensemble:
         self, path: str | Path | bytes, *, threads: int = 0, threshold: float | None = None
     ) -> None:
         self._path = Path("ensemble" if isinstance(path, bytes) else path)
-        self._session = _open(path if isinstance(path, bytes) else self._path, threads)
-        meta = self._session.get_modelmeta().custom_metadata_map
-        if meta.get("edge_stl.kind") != "ensemble":
-            raise DataError(
-                f"{self._path}: not an ensemble of edge-stl; expected the file that 'edge-stl "
-                "merge' wrote. Check the path"
-            )
+        data = path if isinstance(path, bytes) else read_regular(self._path, what="an ensemble")
+        meta = _gate(data, self._path)
         try:
-            record = json.loads(meta["edge_stl.ensemble"])
+            record = strict_json(meta["edge_stl.ensemble"], _RECORD_CAPS)
             plan, self.layout = record["plan"], record["options"]["layout"]
             self.classes: tuple[str, ...] = tuple(plan["classes"])
             # one for coarser cameras says so; all others take the plan's
@@ -94,6 +90,29 @@ class Ensemble:
             ) from None
         if threshold is not None:
             self._override(threshold)
+        self._session = _open(data, self._path, threads)
+        self._need_interface()
+
+    def _need_interface(self) -> None:
+        """Refuse a graph that takes or gives something else than its metadata says."""
+        side, planes = self.resolution, self.channels
+        classes = len(self.classes)
+        expected = {
+            "image": [side, side, planes] if self.layout == "nhwc" else [planes, side, side],
+            "probabilities": [classes],
+            "branch_probabilities": [len(self.branches), classes],
+        }
+        found = {v.name: v for v in (*self._session.get_inputs(), *self._session.get_outputs())}
+        # onnxruntime leaves open what an If gives: strings and None there say nothing
+        if set(found) != set(expected) or any(
+            len(found[name].shape) != len(shape) + 1
+            or any(a != b for a, b in zip(found[name].shape[1:], shape, strict=True) if type(a) is int)
+            for name, shape in expected.items()
+        ):
+            raise DataError(
+                f"{self._path}: its graph and its metadata differ in what goes in or comes out. "
+                "Merge the branch files again"
+            )
 
     def _override(self, threshold: float) -> None:
         if not self.stages:
@@ -142,7 +161,14 @@ class Ensemble:
             given: dict[str, NDArray[Any]] = {"image": chunk}
             if self.threshold is not None:
                 given["confidence_threshold"] = np.array(self.threshold, np.float32)
-            parts.append(self._session.run(["probabilities", "branch_probabilities"], given))
+            try:
+                parts.append(self._session.run(["probabilities", "branch_probabilities"], given))
+            except Exception as error:  # noqa: BLE001  (onnxruntime raises types of its own)
+                first = str(error).strip().partition("\n")[0][:200]
+                raise DataError(
+                    f"{self._path}: onnxruntime stopped: {first}. Copy the file again, or merge "
+                    "the branch files again"
+                ) from None
         return (
             np.concatenate([p for p, _ in parts]),
             np.concatenate([rows for _, rows in parts]),
@@ -216,24 +242,43 @@ def _coarser_resolutions(plan: dict[str, Any]) -> tuple[int, ...]:
     return tuple(plan["input"]["resolution"] >> k for k in range(1, found + 1))
 
 
-def _open(path: Path | bytes, threads: int) -> Any:
-    where = "ensemble" if isinstance(path, bytes) else path
+def _gate(data: bytes, where: Path) -> dict[str, str]:
+    """Return the metadata of an ensemble that holds nothing but what a merge writes.
+
+    What is left can compute and nothing else: no file, no code, no operator of another domain.
+
+    Raises:
+        DataError: it holds more, or is no ensemble.
+    """
+    try:
+        outline = scan_model(data)
+    except Refused as verdict:
+        raise DataError(f"{where}: {verdict}. Copy it again") from None
+    if outline.metadata.get("edge_stl.kind") != "ensemble":
+        raise DataError(
+            f"{where}: not an ensemble of edge-stl; expected the file that 'edge-stl merge' wrote. "
+            "Check the path"
+        )
+    if outline.foreign:
+        raise DataError(
+            f"{where}: has {', '.join(outline.foreign)}; no file of edge-stl has. Merge the branch "
+            "files again"
+        )
+    return outline.metadata
+
+
+def _open(data: bytes, where: Path, threads: int) -> Any:
     try:
         import onnxruntime as ort  # the missing-extra line must be ours
     except ImportError:
         raise UsageError("prediction needs onnxruntime: pip install 'edge-stl[predict]'") from None
-    if isinstance(path, Path) and not path.is_file():
-        raise DataError(f"{where}: there is no such file; expected an ensemble. Check the path")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        data = path if isinstance(path, bytes) else path.read_bytes()
         return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except OSError as error:
-        raise DataError(f"{where}: cannot be read ({error.strerror})") from None
     except Exception as error:  # noqa: BLE001  (onnxruntime raises types of its own)
         if re.search(r"IR.version|opset", str(error), re.IGNORECASE):
             raise DataError(

@@ -135,7 +135,7 @@ CALLS: list[tuple[int, list[str], str]] = [
     (2, ["simulate", "plan.toml", "photos", "-o", "photos"], "is not empty"),
     # 10: data
     (10, ["predict", "none.onnx", "file"], "there is no such file"),
-    (10, ["predict", "file", "file"], "onnxruntime cannot load it"),
+    (10, ["predict", "file", "file"], "is not an ONNX file, or is truncated"),
     (10, ["predict", "branches/a1.box0.onnx", "file"], "not an ensemble of edge-stl"),
     (10, ["predict", "e.onnx", "file"], "is not an image"),
     (10, ["predict", "e.onnx", "small/bus/000.png"], "images are never enlarged"),

@@ -205,7 +205,7 @@ def _drop_tensor(model: onnx.ModelProto) -> None:
 
 TAMPERED: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
     "a weight byte": (_flip, r"c1\.box0 comes back as .*, recorded is"),
-    "a short tensor": (_shorten, r"tensor c1\.box0/2\.weight is missing or has another shape"),
+    "a short tensor": (_shorten, r"tensor c1\.box0/2\.weight is not \d+ float32"),
     "no tensor": (_drop_tensor, r"tensor c1\.box0/2\.weight is missing"),
     "a count": (lambda m: _record(m, '"train":[5,8,11]', '"train":[5,9,11]'), "comes back as"),
     "a box": (lambda m: _record(m, '"box":"box0"', '"box":"boxx"'), r"a2\.boxx"),
@@ -213,9 +213,9 @@ TAMPERED: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
     "no plan": (lambda m: _record(m, '"plan":{', '"plam":{'), "its record is incomplete"),
     "a class": (lambda m: _record(m, '"bus"', '"bug"'), "says plan digest"),
     "no option": (lambda m: _record(m, '"options":{', '"options":{"x":1,'), "incomplete"),
-    "no JSON": (lambda m: _record(m, "{", "["), "its record is no JSON"),
-    "no table": (lambda m: _replace_record(m, "[]"), "its record is no JSON"),
-    "deep nesting": (lambda m: _replace_record(m, "[" * 100_000), "its record is no JSON"),
+    "no JSON": (lambda m: _record(m, "{", "["), "its record is incomplete or wrong"),
+    "no table": (lambda m: _replace_record(m, "[]"), "its record is incomplete or wrong"),
+    "deep nesting": (lambda m: _replace_record(m, "[" * 100_000), "its record is incomplete or wrong"),
 }
 
 
@@ -246,16 +246,27 @@ WEIGHTS = {
     "one too few": ('"weights":[0.5,0.5]', "[0.5, 0.5]"),
     "one too many": ('"weights":[0,0,0,0]', "[0, 0, 0, 0]"),
     "a negative one": ('"weights":[0.5,-0.5,0.5]', "[0.5, -0.5, 0.5]"),
-    "no number": ('"weights":[NaN,0,0]', "[nan, 0, 0]"),
-    "no end": ('"weights":[Infinity,0,0]', "[inf, 0, 0]"),
-    "more than the graph can hold": ('"weights":[1e39,0,0]', "[1e+39, 0, 0]"),
-    "more than a float can hold": (f'"weights":[1{"0" * 400},0,0]', f"[1{'0' * 400}, 0, 0]"),
+    "more than the graph can hold": ('"weights":[1e+39,0,0]', "[1e+39, 0, 0]"),
     "a text": ('"weights":"111"', "111"),
     "texts": ('"weights":["1","1","1"]', "['1', '1', '1']"),
     "truths": ('"weights":[true,true,true]', "[True, True, True]"),
     "one number": ('"weights":0.5', "0.5"),
-    "nothing": ('"x":1', "None"),
+    "nothing": ('"kernel":"area"', "None"),
 }
+NO_JSON = {
+    "no number": ('"weights":[NaN,0,0]', "NaN is no number of JSON"),
+    "no end": ('"weights":[Infinity,0,0]', "Infinity is no number of JSON"),
+    "more than a float can hold": ('"weights":[1e999,0,0]', "number 1e999 is out of range"),
+    "too many digits": (f'"weights":[1{"0" * 400},0,0]', "an integer of 401 characters"),
+    "a key nobody knows": ('"x":1', r"unknown keys \['x'\]; a newer edge-stl may know them"),
+}
+
+
+@pytest.mark.parametrize("damage", NO_JSON)
+def test_what_no_merge_writes_into_a_record_is_damage(damage: str, ensemble: bytes):
+    new, told = NO_JSON[damage]
+    with pytest.raises(IntegrityError, match=rf"^e\.onnx: its record is incomplete.*\({told}"):
+        members_of(tampered(ensemble, lambda m: _first_weights(m, new)), name="e.onnx")
 
 
 @pytest.mark.parametrize("damage", WEIGHTS)
@@ -288,7 +299,7 @@ def test_a_weight_in_the_record_alone_is_damage(fabricate: Callable[..., bytes],
                 members_of(changed, name="e.onnx")
 
 
-@pytest.mark.parametrize("new", ["0", "-1", "NaN", "Infinity", '"1"', "true", "null", "1e39"])
+@pytest.mark.parametrize("new", ["0", "-1", '"1"', "true", "null", "1e+39"])
 def test_a_scale_that_cannot_be_is_damage(new: str, ensemble: bytes):
     scale = members_of(ensemble, name="e").scale
     changed = tampered(ensemble, lambda m: _record(m, f'"scale":{scale}', f'"scale":{new}'))

@@ -200,14 +200,14 @@ def test_what_is_no_ensemble_is_refused(
 ):
     with pytest.raises(DataError, match="there is no such file; expected an ensemble"):
         Ensemble(tmp_path / "none.onnx")
-    with pytest.raises(DataError, match="there is no such file"):
+    with pytest.raises(DataError, match="not a regular file; expected an ensemble"):
         Ensemble(tmp_path)
     cut = tmp_path / "cut.onnx"
     cut.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"cut\.onnx: (onnxruntime cannot|not an ensemble|its)"):
+    with pytest.raises(DataError, match=r"cut\.onnx: is not an ONNX file, or is truncated"):
         Ensemble(cut)
     (tmp_path / "text.onnx").write_text("hello")
-    with pytest.raises(DataError, match=r"text\.onnx: onnxruntime cannot load it"):
+    with pytest.raises(DataError, match=r"text\.onnx: is not an ONNX file, or is trunc"):
         Ensemble(tmp_path / "text.onnx")
     (tmp_path / "branch.onnx").write_bytes(fabricate(plan_of(), "d1"))
     with pytest.raises(DataError, match=r"branch\.onnx: not an ensemble of edge-stl"):
@@ -329,5 +329,5 @@ def test_bytes_answer_as_the_file_does_and_are_refused_without_a_path(path: Path
     images = pixels(3, 16, 16, 3)
     again = Ensemble(path.read_bytes())
     np.testing.assert_array_equal(again(images), model(images))
-    with pytest.raises(DataError, match="ensemble: onnxruntime cannot load it"):
+    with pytest.raises(DataError, match="ensemble: is not an ONNX file, or is truncated"):
         Ensemble(path.read_bytes()[:-40])

@@ -1,0 +1,23 @@
+"""What stands before every file of a stranger: cheap checks that no content can make expensive.
+
+Nothing here builds objects from a file before it has counted what it would have to build. It needs
+neither onnx nor onnxruntime, so that a box that only predicts has it too.
+"""
+
+from edge_stl.gate._bytes import MAX_FILE_BYTES, read_regular
+from edge_stl.gate._json import JsonCaps, strict_json
+from edge_stl.gate._model import OPERATORS, Outline, scan_model
+from edge_stl.gate._wire import Refused, Unreadable
+
+
+__all__ = [
+    "MAX_FILE_BYTES",
+    "OPERATORS",
+    "JsonCaps",
+    "Outline",
+    "Refused",
+    "Unreadable",
+    "read_regular",
+    "scan_model",
+    "strict_json",
+]

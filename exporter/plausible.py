@@ -1,0 +1,97 @@
+"""What no honest box writes, told without any image: refused; what it hardly writes: a note.
+
+Nothing here finds a back door that was trained in.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_stl.plan import Plan, networks
+
+
+if TYPE_CHECKING:
+    from exporter.read import BranchFile
+
+
+LARGEST_NUMBER = 1e6
+"""Of a tensor. Batch norm folded into a layer multiplies by 316 at most (a variance of 0), so
+trained numbers end in the hundreds; activations of layers above this leave float32."""
+
+UNUSUAL_NUMBER = 1e3
+"""Above this a number is noted: a channel that never varied, or a box that wants to be heard."""
+
+MOST_MULTIPLY_ADDS = 10**12
+"""Of a branch for one image: ten seconds and more of a desktop processor."""
+
+MOST_ACTIVATIONS = 1 << 28
+"""Numbers of two neighbouring layers for one image: a GiB of memory."""
+
+_SMALLEST = float(np.finfo(np.float32).tiny)
+
+
+def implausible_numbers(name: str, array: NDArray[np.float32]) -> list[str]:
+    """Return what cannot be right with a tensor, phrases that follow its name.
+
+    Args:
+        name: of the tensor; the one of a layer's ``weight`` tells more.
+        array: its numbers, float32.
+    """
+    finite = np.isfinite(array)
+    if not finite.all():
+        return [f"has {int((~finite).sum())} numbers that are NaN or infinite"]
+    sizes = np.abs(array)
+    largest = float(sizes.max(initial=0))
+    found = []
+    if largest > LARGEST_NUMBER:
+        found.append(f"has numbers up to {largest:.3g}; at most {LARGEST_NUMBER:.0e} can be right")
+    if name.endswith("weight") and not largest:
+        found.append("is 0 throughout, which no training leaves")
+    # Denormal numbers are a hundred times slower on many processors, and an agent writes none.
+    denormal = int(np.count_nonzero((sizes < _SMALLEST) & (sizes > 0)))
+    if denormal:
+        found.append(f"has {denormal} numbers below {_SMALLEST:.3g}, which an agent rounds to 0")
+    return found
+
+
+def flushed(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the array with numbers too small for float32's full precision rounded to 0."""
+    tiny = (np.abs(array) < _SMALLEST) & (array != 0)
+    return np.where(tiny, np.float32(0), array) if tiny.any() else array
+
+
+def too_costly(plan: Plan, branch_name: str) -> str | None:
+    """Return why a branch costs more than any desk should spend on one image, or None.
+
+    The plan in a stranger's file says how large its images are: a small file can ask for a
+    network whose layers fill the memory.
+    """
+    branch = plan.branch(branch_name)
+    channels, size = plan.band_channels(branch), plan.band_size(branch)
+    layers = plan.layers(branch)
+    held = channels * size * size
+    for _, step in networks.leaves(layers, channels=channels, size=size):
+        held = max(held, math.prod(step.before) + math.prod(step.after))
+    if held > MOST_ACTIVATIONS:
+        return f"{branch_name} needs {held:,} numbers in memory; at most {MOST_ACTIVATIONS:,}"
+    work = networks.multiply_adds(layers, channels=channels, size=size)
+    if work > MOST_MULTIPLY_ADDS:
+        return f"{branch_name} needs {work:,} multiply-adds; at most {MOST_MULTIPLY_ADDS:,}"
+    return None
+
+
+def notes_of(files: Sequence["BranchFile"]) -> tuple[str, ...]:
+    """Return what is unusual about branch files and may be right, a sentence each."""
+    found = []
+    for file in files:
+        for name, array in file.parameters.items():
+            largest = float(np.abs(array).max(initial=0))
+            if largest > UNUSUAL_NUMBER:
+                found.append(
+                    f"{file.manifest.id}: tensor {name} has numbers up to {largest:.3g}; trained "
+                    f"ones stay below {UNUSUAL_NUMBER:.0f}. Look at what its box was given"
+                )
+    return tuple(found)
