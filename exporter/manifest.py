@@ -113,9 +113,7 @@ class Manifest(_Record):
     temperature: Annotated[float, Field(ge=0.05, le=20)]
     training: TrainingRecord
     versions: Annotated[
-        dict[
-            Annotated[str, Field(pattern="^[a-z_]{1,32}$")], Annotated[str, Field(max_length=64)]
-        ],
+        dict[Annotated[str, Field(pattern="^[a-z_]{1,32}$")], Annotated[str, Field(max_length=64)]],
         Field(max_length=32),
     ]
     test_vector: TestVector

@@ -9,6 +9,7 @@ from onnx import TensorProto
 from edge_stl.errors import CheckError, EdgeStlError
 from exporter import names
 from exporter._graph import all_graphs
+from exporter._judge import judge
 from exporter._session import check_model
 from exporter.branch import VECTOR_TOLERANCE, vector_difference
 from exporter.ensemble import build_ensemble
@@ -72,15 +73,17 @@ def check_path(path: Path, *, target: str = "portable") -> list[Finding]:
         model = parse_model(data)
     except Unusable as verdict:
         return [Finding(str(verdict), path.name, "copy the file again from where it was made")]
+    integrity, ours = _integrity(data, kind_of(model), path.name)
     findings = []
     try:
-        check_model(data, path.name)
+        if ours:
+            check_model(data, path.name)
+        else:
+            judge(data, path.name)
     except CheckError as error:
         what = str(error).removeprefix(f"{path.name}: ")
         findings.append(Finding(what, path.name, "make the file again"))
-    findings += lint(model, target=target)
-    findings += _integrity(data, kind_of(model), path.name)
-    return findings
+    return findings + lint(model, target=target) + integrity
 
 
 def lint(model: onnx.ModelProto, *, target: str) -> list[Finding]:
@@ -177,8 +180,13 @@ def _tensor_findings(model: onnx.ModelProto) -> list[Finding]:
     return findings
 
 
-def _integrity(data: bytes, kind: str | None, name: str) -> list[Finding]:
-    """Check what only our own files promise: canonical bytes, digests, test vectors."""
+def _integrity(data: bytes, kind: str | None, name: str) -> tuple[list[Finding], bool]:
+    """Check what only our own files promise: canonical bytes, digests, test vectors.
+
+    Returns:
+        the findings, and whether the file is byte for byte what we build of its numbers: only
+        then may this process load it.
+    """
     if kind == names.BRANCH:
         try:
             file = branch_from_bytes(data, name=name)
@@ -186,31 +194,38 @@ def _integrity(data: bytes, kind: str | None, name: str) -> list[Finding]:
             return [
                 Finding(reason, name, "copy the original from its box")
                 for reason in verdict.reasons
-            ]
-        return _vector_findings(file)
-    if kind == names.ENSEMBLE:
-        try:
-            content = members_of(data, name=name)
-        except EdgeStlError as error:
-            what = str(error).removeprefix(f"{name}: ")
-            return [Finding(what, name, "merge the branch files again")]
-        findings = [f for file in content.files for f in _vector_findings(file)]
-        rebuilt = build_ensemble(
-            content.files,
-            content.weights,
-            options=content.options,
-            scale=content.scale,
-            fitted=content.fitted,
-            cascade=content.cascade,
-            audit=content.verdicts.to_document() if content.verdicts else None,
-            vector=content.vector,
-            made_by=content.made_by,
+            ], False
+        return _vector_findings(file), True
+    if kind != names.ENSEMBLE:
+        return [], False
+    try:
+        content = members_of(data, name=name)
+    except EdgeStlError as error:
+        what = str(error).removeprefix(f"{name}: ")
+        return [Finding(what, name, "merge the branch files again")], False
+    findings = [f for file in content.files for f in _vector_findings(file)]
+    rebuilt = build_ensemble(
+        content.files,
+        content.weights,
+        options=content.options,
+        scale=content.scale,
+        fitted=content.fitted,
+        cascade=content.cascade,
+        audit=content.verdicts.to_document() if content.verdicts else None,
+        vector=content.vector,
+        made_by=content.made_by,
+    )
+    if rebuilt == data:  # only what is ours to the last byte is run here
+        return findings + _answer_findings(content, data, name), True
+    findings.append(
+        Finding(
+            "not byte for byte what merge writes for its branches: edited, saved by another "
+            "program",
+            name,
+            "merge the branch files again",
         )
-        if rebuilt == data:  # only what is ours to the last byte is run here
-            return findings + _answer_findings(content, data, name)
-        changed = "not byte for byte what merge writes for its branches: edited, saved by another "
-        return [*findings, Finding(f"{changed}program", name, "merge the branch files again")]
-    return []
+    )
+    return findings, False
 
 
 def _answer_findings(content: Content, data: bytes, name: str) -> list[Finding]:

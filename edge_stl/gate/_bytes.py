@@ -38,9 +38,7 @@ def read_regular(path: Path, *, what: str = "an ONNX file", most: int | None = N
                     return data
             size = max(found.st_size, most + 1)
     except FileNotFoundError:
-        raise DataError(
-            f"{path}: there is no such file; expected {what}. Check the path"
-        ) from None
+        raise DataError(f"{path}: there is no such file; expected {what}. Check the path") from None
     except IsADirectoryError:
         raise DataError(f"{path}: not a regular file; expected {what}. Check the path") from None
     except (OSError, ValueError) as error:

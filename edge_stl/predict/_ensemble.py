@@ -106,7 +106,9 @@ class Ensemble:
         # onnxruntime leaves open what an If gives: strings and None there say nothing
         if set(found) != set(expected) or any(
             len(found[name].shape) != len(shape) + 1
-            or any(a != b for a, b in zip(found[name].shape[1:], shape, strict=True) if type(a) is int)
+            or any(
+                a != b for a, b in zip(found[name].shape[1:], shape, strict=True) if type(a) is int
+            )
             for name, shape in expected.items()
         ):
             raise DataError(

@@ -4,13 +4,14 @@ The question is one image, ``(R, R, C)`` uint8, of the top bytes of PCG64's raw 
 the answer is under ``edge_stl.test_vector`` in the metadata, one probability per class.
 """
 
-import json
+
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_stl.errors import CheckError, DataError
+from edge_stl.gate import RECORD_CAPS, strict_json
 
 
 TOLERANCE = 1e-4
@@ -27,7 +28,7 @@ def vector_in(properties: dict[str, str], classes: int) -> NDArray[np.float64] |
     """
     if KEY not in properties:
         return None
-    shares = json.loads(properties[KEY])
+    shares = strict_json(properties[KEY], RECORD_CAPS)
     if (
         not isinstance(shares, list)
         or len(shares) != classes

@@ -215,7 +215,10 @@ TAMPERED: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
     "no option": (lambda m: _record(m, '"options":{', '"options":{"x":1,'), "incomplete"),
     "no JSON": (lambda m: _record(m, "{", "["), "its record is incomplete or wrong"),
     "no table": (lambda m: _replace_record(m, "[]"), "its record is incomplete or wrong"),
-    "deep nesting": (lambda m: _replace_record(m, "[" * 100_000), "its record is incomplete or wrong"),
+    "deep nesting": (
+        lambda m: _replace_record(m, "[" * 100_000),
+        "its record is incomplete or wrong",
+    ),
 }
 
 
@@ -251,7 +254,7 @@ WEIGHTS = {
     "texts": ('"weights":["1","1","1"]', "['1', '1', '1']"),
     "truths": ('"weights":[true,true,true]', "[True, True, True]"),
     "one number": ('"weights":0.5', "0.5"),
-    "nothing": ('"kernel":"area"', "None"),
+    "nothing": ('"weights":null', "None"),
 }
 NO_JSON = {
     "no number": ('"weights":[NaN,0,0]', "NaN is no number of JSON"),

@@ -294,7 +294,7 @@ def test_check_looks_inside_the_bodies(desk: Desk, tmp_path: Path):
     path.write_bytes(model.SerializeToString(deterministic=True))
     said = [f.what for f in check_path(path, target="web")]
     assert any("operator Resize is not on the list" in what for what in said)
-    assert any("not byte for byte what merge writes" in what for what in said)
+    assert any("has operator 'Resize'; no file of edge-stl has" in what for what in said)
 
 
 def test_inspect_tells_threshold_and_stages(desk: Desk, tmp_path: Path):
