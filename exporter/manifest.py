@@ -219,10 +219,7 @@ def disagreements(manifest: Manifest, plan: Plan) -> list[str]:
             f"native resolution {manifest.native_resolution} does not carry branch {branch.name}, "
             f"which needs {plan.required_resolution(branch)}"
         )
-    costly = too_costly(plan, branch.name)
-    if costly is not None:
-        reasons.append(f"its branch {costly} are run for one image")
-    return reasons + _camera_reasons(manifest, plan)
+    return reasons + too_costly(plan, branch.name) + _camera_reasons(manifest, plan)
 
 
 def _camera_reasons(manifest: Manifest, plan: Plan) -> list[str]:

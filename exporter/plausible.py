@@ -63,8 +63,8 @@ def flushed(array: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(tiny, np.float32(0), array) if tiny.any() else array
 
 
-def too_costly(plan: Plan, branch_name: str) -> str | None:
-    """Return why a branch costs more than any desk should spend on one image, or None.
+def too_costly(plan: Plan, branch_name: str) -> list[str]:
+    """Return why a branch costs more than a desk spends on one image; nothing when it does not.
 
     The plan in a stranger's file says how large its images are: a small file can ask for a
     network whose layers fill the memory.
@@ -75,12 +75,15 @@ def too_costly(plan: Plan, branch_name: str) -> str | None:
     held = channels * size * size
     for _, step in networks.leaves(layers, channels=channels, size=size):
         held = max(held, math.prod(step.before) + math.prod(step.after))
-    if held > MOST_ACTIVATIONS:
-        return f"{branch_name} needs {held:,} numbers in memory; at most {MOST_ACTIVATIONS:,}"
     work = networks.multiply_adds(layers, channels=channels, size=size)
-    if work > MOST_MULTIPLY_ADDS:
-        return f"{branch_name} needs {work:,} multiply-adds; at most {MOST_MULTIPLY_ADDS:,}"
-    return None
+    return [
+        f"branch {branch_name} takes {amount:,} {what} for an image; a desk runs at most {most:,}"
+        for amount, what, most in (
+            (held, "numbers in memory", MOST_ACTIVATIONS),
+            (work, "multiply-adds", MOST_MULTIPLY_ADDS),
+        )
+        if amount > most
+    ]
 
 
 def notes_of(files: Sequence["BranchFile"]) -> tuple[str, ...]:

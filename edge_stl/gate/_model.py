@@ -164,6 +164,9 @@ _SCHEMA |= {
 }
 
 
+_SPECIAL = {"domain", "integer", "location", "typed", "body"}
+
+
 class _Scan:
     """One walk through a file; recursion ends at `_DEEPEST` graphs."""
 
@@ -176,14 +179,11 @@ class _Scan:
         """Count a message and all inside it."""
         schema, outline = _SCHEMA[kind], self.outline
         bodies, operator = self._bodies, ""
-        if kind == "node":
-            outline.nodes += 1
-        elif kind == "tensor":
-            outline.tensors += 1
-        elif kind in {"graph", "type"}:
-            depth += 1
-            if depth > _DEEPEST:
-                raise Refused(f"holds more than {_DEEPEST} graphs or types inside each other")
+        outline.nodes += kind == "node"
+        outline.tensors += kind == "tensor"
+        depth += kind in {"graph", "type"}
+        if depth > _DEEPEST:
+            raise Refused(f"holds more than {_DEEPEST} graphs or types inside each other")
         for number, wire, a, b in fields(self._data, start, end):
             outline.fields += 1
             if outline.fields > _MOST_FIELDS:
@@ -193,24 +193,34 @@ class _Scan:
                 self._unexpected(kind, number, wire, a, b)
             elif what == "text":
                 self._count_text(b - a)
-            elif what in _SCHEMA:
-                if kind == "model" and what == "entry":
-                    self._entry(a, b)
-                if what == "function":
-                    outline.note("a local function")
-                self.message(what, a, b, depth)
-            elif what.startswith("!"):
-                outline.note(what[1:])
-                if what in _INSIDE:
-                    self.message(_INSIDE[what], a, b, depth)
-                elif wire == LENGTH:
-                    self._count_text(b - a)
             elif what == "operator":
                 operator = self._operator(a, b)
-            else:
+            elif what in _SCHEMA:
+                self._inside(kind, what, a, b, depth)
+            elif what in _SPECIAL:
                 self._special(what, a, b, depth)
+            else:
+                self._foreign(what, wire, a, b, depth)
         if kind == "node" and self._bodies > bodies and operator != "If":
             outline.note(f"a subgraph in {operator[:_SHOWN]!r}")
+
+    def _inside(self, kind: str, what: str, a: int, b: int, depth: int) -> None:
+        """Go into a message."""
+        if kind == "model" and what == "entry":
+            self._entry(a, b)
+        if what == "function":
+            self.outline.note("a local function")
+        self.message(what, a, b, depth)
+
+    def _foreign(self, what: str, wire: int, a: int, b: int, depth: int) -> None:
+        """Note what is not ours, and go into it where it can hold more of itself."""
+        if not what.startswith("!"):
+            return  # a number
+        self.outline.note(what[1:])
+        if what in _INSIDE:
+            self.message(_INSIDE[what], a, b, depth)
+        elif wire == LENGTH:
+            self._count_text(b - a)
 
     def _operator(self, a: int, b: int) -> str:
         name = self._text_at(a, b)
@@ -228,9 +238,8 @@ class _Scan:
             signed = a - (1 << 64) if a >> 63 else a
             if abs(signed) > _LARGEST_INTEGER:
                 self.outline.note(f"an attribute of {signed}")
-        elif what == "location":
-            if a:
-                self.outline.note("a tensor kept in another file")
+        elif what == "location" and a:
+            self.outline.note("a tensor kept in another file")
         elif what == "typed":
             self._count_typed(b - a)
         elif what == "body":
