@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from edge_stl.errors import CheckError
-from edge_stl.gate import Refused, strict_json
+from edge_stl.gate import MANIFEST_CAPS, Refused, strict_json
 from edge_stl.plan import Plan, networks
 from exporter import names
 from exporter._graph import Graph, value
@@ -102,7 +102,7 @@ def export_branch(manifest: Manifest, plan: Plan, parameters: Parameters) -> byt
     parameters = {name: flushed(array) for name, array in parameters.items()}
     text = manifest_text(manifest, plan)
     try:
-        strict_json(text, names.MANIFEST_CAPS)
+        strict_json(text, MANIFEST_CAPS)
     except Refused as verdict:
         raise CheckError(
             f"{manifest.id}: no desk would read its manifest: {verdict}. Make a plan with fewer or "

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_stl.bands import FEWEST_IMAGES, KERNELS, Kernel, Sharpness
 from edge_stl.fusion import Member
-from edge_stl.gate import strict_json
+from edge_stl.gate import MANIFEST_CAPS, strict_json
 from edge_stl.plan import NAME_PATTERN, Plan, describe, plan_from_document
 from exporter import names
 from exporter.plausible import too_costly
@@ -162,7 +162,7 @@ def parse_manifest(text: str) -> tuple[Manifest, Plan]:
         ValueError: the text is no manifest; the message names every wrong key.
         UsageError: the plan in it is not valid.
     """
-    document = strict_json(text, names.MANIFEST_CAPS)
+    document = strict_json(text, MANIFEST_CAPS)
     if not isinstance(document, dict) or "plan" not in document:
         raise ValueError("the manifest has no plan")
     plan = plan_from_document(document.pop("plan"), where="its plan")

@@ -4,7 +4,7 @@ Opset and IR version are never left to a default: what `onnx.helper.make_model` 
 refused by today's onnxruntime. Opset 17 with IR version 8 loads from JetPack 5 onwards.
 """
 
-from edge_stl.gate import OPERATORS, JsonCaps
+from edge_stl.gate import OPERATORS
 
 
 OPSET = 17
@@ -34,12 +34,6 @@ THRESHOLD = "confidence_threshold"
 
 PORTABLE_OPERATORS = OPERATORS
 """What our graphs may hold: every target of `check` knows them at opset 17."""
-
-MANIFEST_CAPS = JsonCaps(size=4 << 20, containers=20_000, items=200_000, keys=100_000)
-"""Of a branch file: ten thousand classes with long names fit, in a plan of a thousand branches."""
-
-RECORD_CAPS = JsonCaps(size=32 << 20, containers=200_000, items=2_000_000, keys=500_000)
-"""Of an ensemble: four hundred branch files of a thousand classes fit."""
 
 RECORD_KEYS = frozenset(
     {"plan", "plan_digest", "options", "scale", "made_by", "members", "holdout", "cascade", "audit"}

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from edge_stl.errors import DataError, EdgeStlError, IntegrityError
-from edge_stl.gate import Refused, scan_model, strict_json
+from edge_stl.gate import RECORD_CAPS, Refused, scan_model, strict_json
 from edge_stl.plan import Plan, one_line, plan_from_document
 from exporter import names
 from exporter._graph import all_graphs
@@ -76,7 +76,7 @@ def ensemble_record(model: onnx.ModelProto, *, name: str) -> dict[str, Any]:
         what = "a branch file" if kind == names.BRANCH else "an ONNX file, but not one of edge-stl"
         raise DataError(f"{name}: is {what}; expected an ensemble that 'edge-stl merge' wrote")
     try:
-        record = strict_json(metadata(model).get(names.KEY_ENSEMBLE, ""), names.RECORD_CAPS)
+        record = strict_json(metadata(model).get(names.KEY_ENSEMBLE, ""), RECORD_CAPS)
     except Refused as verdict:
         raise _damaged(name, f"its record is incomplete or wrong ({verdict})") from None
     if not isinstance(record, dict):

@@ -5,14 +5,16 @@ neither onnx nor onnxruntime, so that a box that only predicts has it too.
 """
 
 from edge_stl.gate._bytes import MAX_FILE_BYTES, read_regular
-from edge_stl.gate._json import JsonCaps, strict_json
+from edge_stl.gate._json import MANIFEST_CAPS, RECORD_CAPS, JsonCaps, strict_json
 from edge_stl.gate._model import OPERATORS, Outline, scan_model
 from edge_stl.gate._wire import Refused, Unreadable
 
 
 __all__ = [
+    "MANIFEST_CAPS",
     "MAX_FILE_BYTES",
     "OPERATORS",
+    "RECORD_CAPS",
     "JsonCaps",
     "Outline",
     "Refused",

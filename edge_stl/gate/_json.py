@@ -8,6 +8,7 @@ form.
 import json
 import math
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,13 @@ class JsonCaps:
     containers: int
     items: int
     keys: int
+
+
+MANIFEST_CAPS = JsonCaps(size=4 << 20, containers=20_000, items=200_000, keys=100_000)
+"""Of a branch file: ten thousand classes with long names fit, in a plan of a thousand branches."""
+
+RECORD_CAPS = JsonCaps(size=32 << 20, containers=200_000, items=2_000_000, keys=500_000)
+"""Of an ensemble: four hundred branch files of a thousand classes fit."""
 
 
 def strict_json(text: str, caps: JsonCaps) -> Any:
@@ -101,8 +109,7 @@ def _need_shallow(text: str) -> None:
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise Refused(f"key {twice[:60]!r} stands twice")
     return found
 

@@ -114,7 +114,7 @@ class Plan(Section):
         return None
 
     def _branch_problems(self) -> list[str]:
-        problems = []
+        problems: list[str] = []
         seen: set[str] = set()
         for branch in self.branches:
             if len(problems) > _MOST_TOLD:  # the nearest names cost time, a thousand cost minutes

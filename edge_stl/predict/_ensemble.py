@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_stl.errors import DataError, UsageError
-from edge_stl.gate import JsonCaps, Refused, read_regular, scan_model, strict_json
+from edge_stl.gate import RECORD_CAPS, Refused, read_regular, scan_model, strict_json
 from edge_stl.predict._cascade import CascadeStage, stages_in
 from edge_stl.predict._vector import vector_in
 
 
 Image = str | Path | NDArray[np.uint8]
 _MOST_IMAGES = 64
-_RECORD_CAPS = JsonCaps(size=32 << 20, containers=200_000, items=2_000_000, keys=500_000)
 _MOST_PIXELS = 1 << 20  # of a batch: what the bands of large images take would else fill the memory
 
 
@@ -52,7 +51,7 @@ class Ensemble:
         data = path if isinstance(path, bytes) else read_regular(self._path, what="an ensemble")
         meta = _gate(data, self._path)
         try:
-            record = strict_json(meta["edge_stl.ensemble"], _RECORD_CAPS)
+            record = strict_json(meta["edge_stl.ensemble"], RECORD_CAPS)
             plan, self.layout = record["plan"], record["options"]["layout"]
             self.classes: tuple[str, ...] = tuple(plan["classes"])
             # one for coarser cameras says so; all others take the plan's
