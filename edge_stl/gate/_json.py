@@ -44,7 +44,7 @@ class JsonCaps:
     keys: int
 
 
-MANIFEST_CAPS = JsonCaps(size=4 << 20, containers=20_000, items=200_000, keys=100_000)
+MANIFEST_CAPS = JsonCaps(size=4 << 20, containers=20_000, items=200_000, keys=20_000)
 """Of a branch file: ten thousand classes with long names fit, in a plan of a thousand branches."""
 
 RECORD_CAPS = JsonCaps(size=32 << 20, containers=200_000, items=2_000_000, keys=500_000)
