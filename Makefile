@@ -4,6 +4,7 @@
 #   make test                 the tests
 #   make test-night           the tests with all of those that take long
 #   make soak [MINUTES=20]    kills and stops of real runs, for hours
+#   make fuzz [MINUTES=10]    damaged and forged files for every reader, as long as you like
 #   make lint types imports   style, types, import contracts
 #   make bench-mnist bench-roadside   the measurements of docs/results.md
 #   make runtimes             the files in older onnxruntimes, each in an environment of its own
@@ -19,8 +20,8 @@ BIN := $(VENV)/bin
 OUT ?= $(if $(DATA),demo-own,demo-out)
 EXTRA_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
-.PHONY: demo test test-night soak lint types imports check setup bench-mnist bench-roadside bench-speed \
-	bench-paper bench-large runtimes clean
+.PHONY: demo test test-night soak fuzz lint types imports check setup bench-mnist bench-roadside \
+	bench-speed bench-paper bench-large runtimes clean
 
 setup: $(VENV)/.ready
 
@@ -59,6 +60,11 @@ types: setup
 
 imports: setup
 	$(BIN)/lint-imports
+
+MINUTES ?= 10
+
+fuzz: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.cases --minutes $(MINUTES)
 
 check: lint types imports test
 

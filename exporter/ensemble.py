@@ -20,7 +20,9 @@ from onnx import TensorProto
 
 from edge_stl import __version__
 from edge_stl.bands import Kernel
+from edge_stl.errors import MergeRefused
 from edge_stl.fusion import stage_factors
+from edge_stl.gate import RECORD_CAPS, Refused, strict_json
 from edge_stl.plan import Plan
 from edge_stl.plan.networks import multiply_adds
 from exporter import names
@@ -280,12 +282,19 @@ def _record(
 
 
 def _metadata(plan: Plan, record: dict[str, Any], vector: Vector | None) -> dict[str, str]:
+    text = canonical_json(record)
+    try:
+        strict_json(text, RECORD_CAPS)
+    except Refused as verdict:
+        raise MergeRefused(
+            f"merge: nobody could read the ensemble's record: {verdict}. Merge fewer files at once"
+        ) from None
     own = {} if vector is None else {names.KEY_VECTOR: canonical_json(list(vector))}
     return own | {
         names.KEY_FORMAT: str(names.FORMAT),
         names.KEY_KIND: names.ENSEMBLE,
         names.KEY_CLASSES: canonical_json(list(plan.classes)),
-        names.KEY_ENSEMBLE: canonical_json(record),
+        names.KEY_ENSEMBLE: text,
         # ONNX's own keys for image inputs
         "Image.BitmapPixelFormat": "Rgb8" if plan.input.channels == 3 else "Gray8",  # noqa: PLR2004
         "Image.ColorSpaceGamma": "SRGB",

@@ -26,7 +26,7 @@ _DEEPEST = 16
 """Graphs in graphs; a cascade has one less than the plan has resolutions, so at most eight."""
 
 _MOST_TYPED = 16 << 20
-"""Bytes of numbers that are not ``raw_data``: an integer of one byte there takes eight when read."""
+"""Bytes of numbers that are not ``raw_data``: an integer of one byte there becomes eight."""
 
 _MOST_TEXT = 64 << 20
 """Bytes of names, texts and metadata."""

@@ -47,14 +47,17 @@ def swap(old: str, new: str) -> Callable[[str], str]:
 MANIFESTS: dict[str, tuple[Callable[[str], str], str]] = {
     "100,000 levels": (lambda _: "[" * 100_000, "objects and arrays; at most|inside each other"),
     "10,000 levels": (lambda _: "[" * 10_000, "more than 32 objects or arrays inside each other"),
-    "a list for an object": (put("versions", [[]]), r"versions: \[\[\]\]; input should be an object"),
+    "a list for an object": (put("versions", [[]]), r"versions: \[\[\]\]; input should"),
     "deep objects": (lambda _: '{"a":' * 5000 + "1" + "}" * 5000, "inside each other"),
     "an integer of 100,000 digits": (
         swap('"seed":5', '"seed":' + "9" * 100_000),
         "an integer of 100,000 characters",
     ),
     "an integer of 21 digits": (swap('"seed":5', '"seed":' + "9" * 21), "of 21 characters"),
-    "a float of 100,000 digits": (swap('"temperature":1.3', '"temperature":1.' + "3" * 100_000), "not canonical"),
+    "a float of 100,000 digits": (
+        swap('"temperature":1.3', '"temperature":1.' + "3" * 100_000),
+        "not canonical",
+    ),
     "NaN": (swap('"temperature":1.3', '"temperature":NaN'), "NaN is no number of JSON"),
     "Infinity": (swap('"log_loss":0.5', '"log_loss":Infinity'), "Infinity is no number"),
     "-Infinity": (swap('"log_loss":0.5', '"log_loss":-Infinity'), "-Infinity is no number"),
@@ -80,7 +83,7 @@ MANIFESTS: dict[str, tuple[Callable[[str], str], str]] = {
         "keys; at most 20,000 are read",
     ),
     "15,000 unknown keys": (
-        lambda t: put("versions", {f"k{i:05}": 0 for i in range(15_000)})(t),
+        put("versions", {f"k{i:05}": 0 for i in range(15_000)}),
         "versions",
     ),
     "an unknown key": (put("path", "/home/x"), "path: unknown key"),

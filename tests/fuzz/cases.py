@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import onnx
@@ -206,12 +206,12 @@ def one_case(seeds: Seeds, rng: Rng, outcomes: Outcomes) -> None:
     """Make one file and give it to the reader it is for."""
     make: Callable[[bytes, Rng], bytes] = byte_mutation if rng.integers(0, 2) else forged
     which = rng.integers(0, 4)
-    group = seeds.branches if which < 2 else seeds.ensembles  # noqa: PLR2004
+    group = seeds.branches if which < 2 else seeds.ensembles
     original = group[rng.integers(0, len(group))]
     data = make(original, rng)
-    if which < 2:  # noqa: PLR2004
+    if which < 2:
         read_branch(data, original, outcomes)
-    elif which == 2:  # noqa: PLR2004
+    elif which == 2:
         read_ensemble(data, original, outcomes)
     else:
         read_gate(data, outcomes)
@@ -236,7 +236,7 @@ class Watch:
         if self.on and event.startswith(FORBIDDEN):
             self.seen.append(f"{event} {str(arguments)[:200]}")
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> Self:
         self.on, self.seen = True, []
         return self
 
@@ -275,8 +275,10 @@ def honest_seeds() -> Seeds:
         ]
         read = [branch_from_bytes(data, name="f") for data in own]
         branches += own
-        for options in (Options(), Options(robust="median"), Options(threshold=0.5)):
-            ensembles.append(merge_files(read, options=options).model)
+        ensembles += [
+            merge_files(read, options=options).model
+            for options in (Options(), Options(robust="median"), Options(threshold=0.5))
+        ]
     return Seeds(tuple(branches), tuple(ensembles))
 
 
