@@ -45,10 +45,8 @@ test: setup
 test-night: setup
 	EDGE_STL_NIGHT=1 $(PYTEST)
 
-MINUTES ?= 20
-
 soak: setup
-	EDGE_STL_SOAK=1 EDGE_STL_SOAK_MINUTES=$(MINUTES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+	EDGE_STL_SOAK=1 EDGE_STL_SOAK_MINUTES=$(or $(MINUTES),20) OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
 		-p no:cacheprovider -s tests/crash/test_kill.py tests/crash/test_soak.py
 
 lint: setup
@@ -61,10 +59,8 @@ types: setup
 imports: setup
 	$(BIN)/lint-imports
 
-MINUTES ?= 10
-
 fuzz: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.cases --minutes $(MINUTES)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.cases --minutes $(or $(MINUTES),10)
 
 check: lint types imports test
 

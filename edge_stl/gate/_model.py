@@ -31,6 +31,11 @@ _MOST_TYPED = 16 << 20
 _MOST_TEXT = 64 << 20
 """Bytes of names, texts and metadata."""
 
+_LONGEST_TEXT = 33 << 20
+"""Bytes of a metadata entry; the record of an ensemble has 32 MiB at most."""
+
+_LONGEST_NAME = 1 << 16
+
 _LARGEST_INTEGER = 1 << 16
 """Of an attribute of our graphs: axes, kernel sides, paddings."""
 
@@ -92,7 +97,7 @@ _SCHEMA: dict[str, dict[int, tuple[int, str]]] = {
         26: (LENGTH, "!a device configuration"),
     },
     "opset": {1: (LENGTH, "domain"), 2: _NUMBER},
-    "entry": {1: _TEXT, 2: _TEXT},
+    "entry": {1: (LENGTH, "raw"), 2: (LENGTH, "raw")},
     "graph": {
         1: (LENGTH, "node"), 2: _TEXT, 5: (LENGTH, "tensor"), 10: _DOC, 11: (LENGTH, "value"),
         12: (LENGTH, "value"), 13: (LENGTH, "!value_info"),
@@ -192,7 +197,7 @@ class _Scan:
             if wire != expected:
                 self._unexpected(kind, number, wire, a, b)
             elif what == "text":
-                self._count_text(b - a)
+                self._name(a, b)
             elif what == "operator":
                 operator = self._operator(a, b)
             elif what in _SCHEMA:
@@ -273,8 +278,16 @@ class _Scan:
         if len(self.outline.metadata) > _MOST_ENTRIES:
             raise Refused(f"holds more than {_MOST_ENTRIES:,} metadata entries")
 
+    def _name(self, a: int, b: int) -> None:
+        """Need text: protobuf takes other bytes for a name and gives them back as bytes."""
+        if b - a > _LONGEST_NAME:
+            raise Refused(f"holds a name of {b - a:,} bytes")
+        self._text_at(a, b)
+
     def _text_at(self, a: int, b: int) -> str:
         self._count_text(b - a)
+        if b - a > _LONGEST_TEXT:
+            raise Refused(f"holds a text of {b - a:,} bytes")
         try:
             return self._data[a:b].decode()
         except UnicodeDecodeError:

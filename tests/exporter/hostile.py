@@ -170,8 +170,20 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
         "holds more than 16 MiB of numbers that are not raw",
     ),
     "70 MB of text": (
-        lambda: graph(part(2, b"a" * 70_000_000)),
+        lambda: graph(part(10, b"a" * 70_000_000)),
         "holds more than 64 MiB of text",
+    ),
+    "a name of 70 MB": (
+        lambda: graph(part(2, b"a" * 70_000_000)),
+        "holds a name of 70,000,000 bytes",
+    ),
+    "a metadata entry of 40 MB": (
+        lambda: entry("k", "a" * 40_000_000),
+        "holds a text of 40,000,000 bytes",
+    ),
+    "a tensor's name that is no UTF-8": (
+        lambda: graph(part(5, part(8, b"\xff/temperature"))),
+        "is not an ONNX file",
     ),
     "17 graphs inside each other": (lambda: deep(17), "holds more than 16 graphs"),
     "20,000 graphs inside each other": (lambda: deep(20_000), "holds more than 16 graphs"),
