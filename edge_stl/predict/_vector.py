@@ -4,7 +4,6 @@ The question is one image, ``(R, R, C)`` uint8, of the top bytes of PCG64's raw 
 the answer is under ``edge_stl.test_vector`` in the metadata, one probability per class.
 """
 
-
 from typing import Any
 
 import numpy as np

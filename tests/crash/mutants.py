@@ -53,6 +53,13 @@ _TWO = "tests/crash/test_two_agents.py"
 _LEFT = "tests/crash/test_leftovers.py"
 _CLOCK = "tests/crash/test_clock.py"
 _CRASH = "tests/crash/test_crash_points.py"
+_JSON = "tests/exporter/test_hostile_json.py"
+_MODELS = "tests/exporter/test_hostile_models.py"
+_BOMB = f"{_MODELS}::test_a_bomb_is_refused_within_300_megabytes"
+_NUMBER = f"{_MODELS}::test_numbers_that_cannot_be_are_refused_before_anything_runs"
+_STRANGER = f"{_MODELS}::test_no_session_is_ever_made_from_a_strangers_bytes"
+_GATE = "edge_stl/gate/_model.py"
+_STRICT = "edge_stl/gate/_json.py"
 _FILES = "edge_stl/durable/_files.py"
 _RECORDS = "edge_stl/durable/_records.py"
 
@@ -260,6 +267,83 @@ MUTANTS = [
         "if copied.mode & _OTHERS:", "if False:",
         "tests/trust/test_keys.py",
     ),
+    Mutant(
+        "fields are counted before they are built", _GATE,
+        "if outline.fields > _MOST_FIELDS:", "if False:", _BOMB,
+    ),
+    Mutant(
+        "graphs inside each other have an end", _GATE, "if depth > _DEEPEST:", "if False:", _BOMB,
+    ),
+    Mutant(
+        "metadata entries have an end", _GATE,
+        "if len(self.outline.metadata) > _MOST_ENTRIES:", "if False:", _BOMB,
+    ),
+    Mutant(
+        "texts have an end", _GATE, "if b - a > _LONGEST_TEXT:", "if False:", _BOMB,
+    ),
+    Mutant(
+        "names are text", _GATE, "            raise Unreadable from None", '            return ""', _BOMB,
+    ),
+    Mutant(
+        "packed numbers are counted", _GATE,
+        "if self.outline._typed > _MOST_TYPED:", "if False:", _BOMB,
+    ),
+    Mutant(
+        "subgraphs belong to an If", _GATE,
+        'if kind == "node" and self._bodies > bodies and operator != "If":', "if False:", _BOMB,
+    ),
+    Mutant(
+        "what is foreign is refused", "exporter/read.py",
+        "    if outline.foreign:\n", "    if False:\n", _BOMB,
+    ),
+    Mutant(
+        "prediction refuses what is foreign", "edge_stl/predict/_ensemble.py",
+        "    if outline.foreign:\n", "    if False:\n",
+        f"{_MODELS}::test_prediction_refuses_a_graph_that_is_none_of_ours", fast=True,
+    ),
+    Mutant(
+        "a file is what its numbers rebuild to", "exporter/read.py",
+        "if build_branch(manifest, plan, parameters) != data:", "if False:",
+        "tests/exporter/test_refusals.py",
+    ),
+    Mutant(
+        "strangers are judged in a child", "exporter/verify.py",
+        "            judge(data, path.name)\n", "            check_model(data, path.name)\n", _STRANGER,
+    ),
+    Mutant(
+        "the child has limits", "exporter/_judge.py",
+        "        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))\n", "",
+        f"{_MODELS}::test_a_foreign_model_is_judged_in_a_child_that_can_be_stopped",
+    ),
+    Mutant(
+        "numbers are finite", "exporter/plausible.py",
+        "    if not finite.all():\n", "    if False:\n", _NUMBER,
+    ),
+    Mutant(
+        "numbers have a size", "exporter/plausible.py",
+        "    if largest > LARGEST_NUMBER:\n", "    if False:\n", _NUMBER,
+    ),
+    Mutant("numbers are not denormal", "exporter/plausible.py", "    if denormal:\n", "    if False:\n", _NUMBER),
+    Mutant(
+        "numbers are not all 0", "exporter/plausible.py",
+        'if name.endswith("weight") and not largest:', "if False:", _NUMBER,
+    ),
+    Mutant(
+        "tensors have the type and the bytes of their shape", "exporter/read.py",
+        "        or len(tensor.raw_data) != 4 * count\n", "", _NUMBER,
+    ),
+    Mutant(
+        "a plan does not ask for all the memory", "exporter/manifest.py",
+        "too_costly(plan, branch.name) + ", "",
+        f"{_MODELS}::test_a_plan_that_asks_for_all_the_memory_is_refused", fast=True,
+    ),
+    Mutant("JSON has a size", _STRICT, "if size > caps.size:", "if False:", _JSON),
+    Mutant("JSON has a count", _STRICT, "        if count > most:\n", "        if False:\n", _JSON),
+    Mutant("JSON has a depth", _STRICT, "    _need_shallow(text)\n", "", _JSON),
+    Mutant("JSON keys stand once", _STRICT, "if len(found) < len(pairs):", "if False:", _JSON),
+    Mutant("JSON has no NaN", _STRICT, "            parse_constant=_no_constant,\n", "", _JSON),
+    Mutant("JSON integers are short", _STRICT, "if len(digits) > _DIGITS:", "if False:", _JSON),
+    Mutant("JSON has one form", _STRICT, "if again != text:", "if False:", _JSON),
 ]  # fmt: skip
 """One for every defence; whoever builds another one adds a row."""
 

@@ -298,13 +298,8 @@ def test_what_is_no_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(DataError, match="not a regular file"):
         read_bytes(tmp_path)
     (tmp_path / "big").write_bytes(b"12345")
-<<<<<<< HEAD
     monkeypatch.setattr("exporter.read.MAX_FILE_BYTES", 4)
     with pytest.raises(DataError, match=r"5 bytes; an ONNX file has at most 4"):
-=======
-    monkeypatch.setattr("edge_stl.gate._bytes.MAX_FILE_BYTES", 4)
-    with pytest.raises(DataError, match=r"5 bytes; a model of edge-stl has at most 4"):
->>>>>>> ec63b4c (Nothing of a stranger's file is built before it was counted: a scan on the wire, strict JSON, plausible numbers)
         read_bytes(tmp_path / "big")
 
 

@@ -24,7 +24,7 @@ from edge_stl.trust import (
 from exporter.agree import read_all
 from exporter.gate import Gate
 from exporter.inspect import inspect_path
-from exporter.manifest import sha256
+from exporter.manifest import canonical_json, sha256
 from exporter.merge import Merged, change_ensemble, merge_paths
 from exporter.options import Options
 from exporter.read import parse_model
@@ -240,7 +240,7 @@ def test_a_claim_of_signatures_that_no_merge_makes_is_damage(claim: Any, desk: A
         del record["members"][0]["signed"]  # one of two
     else:
         record["members"][0]["signed"] = claim
-    prop.value = json.dumps(record)
+    prop.value = canonical_json(record)
     with pytest.raises(IntegrityError, match="expected the id of a key for every branch, or for n"):
         members_of(model.SerializeToString(), name="e")
 
