@@ -282,7 +282,8 @@ MUTANTS = [
         "texts have an end", _GATE, "if b - a > _LONGEST_TEXT:", "if False:", _BOMB,
     ),
     Mutant(
-        "names are text", _GATE, "            raise Unreadable from None", '            return ""', _BOMB,
+        "names are text", _GATE,
+        "            raise Unreadable from None", '            return ""', _BOMB,
     ),
     Mutant(
         "packed numbers are counted", _GATE,
@@ -308,7 +309,8 @@ MUTANTS = [
     ),
     Mutant(
         "strangers are judged in a child", "exporter/verify.py",
-        "            judge(data, path.name)\n", "            check_model(data, path.name)\n", _STRANGER,
+        "            judge(data, path.name)\n", "            check_model(data, path.name)\n",
+        _STRANGER,
     ),
     Mutant(
         "the child has limits", "exporter/_judge.py",
@@ -323,7 +325,10 @@ MUTANTS = [
         "numbers have a size", "exporter/plausible.py",
         "    if largest > LARGEST_NUMBER:\n", "    if False:\n", _NUMBER,
     ),
-    Mutant("numbers are not denormal", "exporter/plausible.py", "    if denormal:\n", "    if False:\n", _NUMBER),
+    Mutant(
+        "numbers are not denormal", "exporter/plausible.py",
+        "    if denormal:\n", "    if False:\n", _NUMBER,
+    ),
     Mutant(
         "numbers are not all 0", "exporter/plausible.py",
         'if name.endswith("weight") and not largest:', "if False:", _NUMBER,
