@@ -19,7 +19,7 @@ from edge_stl.testing import assert_parity
 from exporter.branch import build_branch
 from exporter.cameras import match_cameras
 from exporter.ensemble import Layout, Options
-from exporter.manifest import Camera
+from exporter.manifest import Camera, canonical_json
 from exporter.merge import Merged, change_ensemble, merge_files, merge_paths
 from exporter.prove import branch_logits, native_bands
 from exporter.read import BranchFile, Unusable, branch_from_bytes
@@ -324,7 +324,7 @@ def test_a_kernel_that_cannot_be_is_refused_as_damage(
         if prop.key == "edge_stl.ensemble":
             record = json.loads(prop.value)
             record["members"][index]["kernel"] = kernel
-            prop.value = json.dumps(record)
+            prop.value = canonical_json(record)
 
     with pytest.raises(IntegrityError, match=r"its record is incomplete or wrong \(kernel"):
         members_of(model.SerializeToString(), name="e")
@@ -375,5 +375,5 @@ def _edited(data: bytes, change: dict[str, Any]) -> bytes:
     (prop,) = [p for p in model.metadata_props if p.key == "edge_stl.manifest"]
     document = json.loads(prop.value)
     document["camera"] |= change
-    prop.value = json.dumps(document)
+    prop.value = canonical_json(document)
     return model.SerializeToString()
