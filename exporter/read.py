@@ -18,7 +18,7 @@ from onnx import TensorProto
 from edge_stl.bands import Kernel
 from edge_stl.durable import read_once
 from edge_stl.errors import EdgeStlError
-from edge_stl.gate import MAX_FILE_BYTES as MAX_FILE_BYTES, Outline, Refused, scan_model
+from edge_stl.gate import MAX_FILE_BYTES, Outline, Refused, scan_model
 from edge_stl.plan import Plan, one_line
 from exporter import names
 from exporter.branch import branch_shapes, build_branch

@@ -401,7 +401,8 @@ def test_what_is_no_regular_file_is_refused_at_once(
     elif what == "large":
         path.write_bytes(b"12345")
         monkeypatch.setattr("edge_stl.gate._bytes.MAX_FILE_BYTES", 4)
-    said = "not a regular file|there is no such file|cannot be read|5 bytes; a model of edge-stl"
+        monkeypatch.setattr("exporter.read.MAX_FILE_BYTES", 4)
+    said = "not a regular file|there is no such file|cannot be read|is a link|5 bytes; a"
     with pytest.raises(DataError, match=said):
         Ensemble(path)
     with pytest.raises(DataError, match=said):
