@@ -154,8 +154,8 @@ MUTANTS = [
     ),
     Mutant(
         "a finished build is taken up without its record", "device_agent/_cache_files.py",
-        "            if is_regular(path) and not os.path.lexists(part):\n", "            if False:\n",
-        _CACHE,
+        "            if is_regular(path) and not os.path.lexists(part):\n",
+        "            if False:\n", _CACHE,
     ),
     Mutant(
         "half a cache is proved before it is gone on with", "device_agent/_cache_build.py",
