@@ -6,6 +6,8 @@ import time
 from types import FrameType, TracebackType
 from typing import Self
 
+from edge_stl.errors import StopNow
+
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _TOGETHER = 0.2  # seconds
@@ -14,12 +16,12 @@ _TOGETHER = 0.2  # seconds
 class StopRequest:
     """While the context is open, SIGINT and SIGTERM set `requested` instead of killing.
 
-    A second SIGINT raises KeyboardInterrupt, for who cannot wait for the checkpoint. One that comes
+    A second SIGINT raises StopNow, for who cannot wait for the checkpoint. One that comes
     right with the first counts as the same: a signal to a group of processes arrives here from the
     sender and from the parent.
 
     Args:
-        at_once: until somebody asks for the first time, either signal raises KeyboardInterrupt:
+        at_once: until somebody asks for the first time, either signal raises StopNow:
             importing torch and listing a million files takes many seconds on a small board, and
             nothing was begun yet that could be lost.
 
@@ -60,4 +62,4 @@ class StopRequest:
         if not self.requested:
             self.requested, self._first = True, now
         if insists or self._at_once:
-            raise KeyboardInterrupt(signal.Signals(number).name)
+            raise StopNow(signal.Signals(number).name)

@@ -86,3 +86,12 @@ class IntegrityError(EdgeStlError):
     """Bytes that are not what their digest or signature says."""
 
     exit_code = 60
+
+
+class StopNow(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, where there is nothing to save.
+
+    A class of its own because of CPython: where a plain KeyboardInterrupt passes through code that
+    an extension module runs while it is imported, the interpreter remembers it, and ends by SIGINT
+    whatever exit code was chosen after it was caught (``run_eval_code_obj`` in ``pythonrun.c``).
+    """

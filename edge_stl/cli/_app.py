@@ -29,6 +29,7 @@ from edge_stl.errors import (
     EdgeStlError,
     Interrupted,
     ResourceError,
+    StopNow,
     UsageError,
     ran_out_of_memory,
 )
@@ -43,6 +44,7 @@ resumable, 40 check not ok, 50 merge refused, 60 integrity, signature. --debug: 
 """
 
 _TYPER_INTERRUPTED = 130
+_STOPPED = "stopped; the same command starts again"
 
 app = typer.Typer(
     help=_HELP,
@@ -101,8 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
+    asked: list[int] = []
     try:
-        with _termination_as_interrupt():
+        with _termination_as_interrupt(asked):
             code = app(args=arguments, prog_name="edge-stl", standalone_mode=False)
         if code == _TYPER_INTERRUPTED:
             raise KeyboardInterrupt  # noqa: TRY301
@@ -113,32 +116,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        return _fail(Interrupted("stopped; the same command starts again"), debug=debug)
-    except EdgeStlError as error:
-        return _fail(error, debug=debug)
+        return _fail(Interrupted(_STOPPED), debug=debug)
     except Exception as error:  # noqa: BLE001  (the last door: a person gets a line, not a traceback)
-        return _fail(_known(error), debug=debug)
+        if asked:  # some libraries turn what a signal raises in them into an error of their own
+            return _fail(Interrupted(_STOPPED), debug=debug)
+        return _fail(error if isinstance(error, EdgeStlError) else _known(error), debug=debug)
 
 
 @contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does, so that it too is answered by a line and exit code 30.
+def _termination_as_interrupt(asked: list[int]) -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does, so that both are answered by a line and exit code 30.
 
     `train` takes both over once it has something to save.
+
+    Args:
+        asked: gets the number of a signal that came.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may say what signals do
         return
 
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
+    def stop(number: int, _: object) -> None:
+        asked.append(number)
+        raise StopNow
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # a command in the background of a script
+            signal.signal(number, stop)
     try:
         yield
     finally:
-        # None: not set by Python, and nothing that Python could set again
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        for number, handler in before.items():
+            # None: not set by Python, and nothing that Python could set again
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _known(error: Exception) -> EdgeStlError:
@@ -148,7 +159,7 @@ def _known(error: Exception) -> EdgeStlError:
             return UsageError("no command given; see edge-stl --help")
         return UsageError(f"{error.format_message()} See --help")
     if type(error).__name__ == "Abort":
-        return Interrupted("stopped; the same command starts again")
+        return Interrupted(_STOPPED)
     if ran_out_of_memory(error):
         return ResourceError(OUT_OF_MEMORY)
     text = str(error).strip().splitlines()

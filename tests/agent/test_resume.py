@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from device_agent import _one_branch, _save_clock
+from device_agent import _one_branch, _save_clock, stop as stop_module
 from device_agent._save_clock import SaveClock
 from device_agent.job import Job, Silent, run_job
 from device_agent.stop import StopRequest
@@ -206,12 +206,18 @@ def test_a_signal_before_anything_was_begun_ends_at_once(number: signal.Signals)
         stop()
 
 
-def test_a_signal_after_the_first_question_asks_and_a_second_ctrl_c_insists():
+def test_a_signal_after_the_first_question_asks_and_a_second_ctrl_c_insists(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    now = [0.0]
+    monkeypatch.setattr(stop_module.time, "monotonic", lambda: now[0])
     with StopRequest(at_once=True) as stop:
         assert not stop()
         signal.raise_signal(signal.SIGTERM)
         assert stop()
         signal.raise_signal(signal.SIGTERM)
         assert stop()
+        signal.raise_signal(signal.SIGINT)  # from the group, at once: the same request
+        now[0] = 1
         with pytest.raises(KeyboardInterrupt, match="SIGINT"):
             signal.raise_signal(signal.SIGINT)

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import itertools
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from device_agent import _steps
+from device_agent._budget import Budget, Watch
 from device_agent.job import Job, Silent, run_job
 from edge_stl.errors import Interrupted
 from edge_stl.plan import new_plan, plan_from_document
@@ -133,7 +135,7 @@ def test_the_clock_decides_neither_when_nor_how_often_a_checkpoint_is_written(
         trainer,  # type: ignore[arg-type]
         lambda: written.append(trainer.steps_done),
         Silent(),
-        lambda: False,
+        Watch(Budget(celsius=math.inf), lambda: False, Silent()),
     )
 
     assert written == [1, 2, 4, 7]  # a step takes 8 seconds; 2, 4, 8, 16 and 20 have to pass
