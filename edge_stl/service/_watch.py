@@ -316,6 +316,7 @@ class Watch:
             return
         self._failed_in_a_row, self._refused, self._not_before = 0, None, -math.inf
         self.numbers.trainings += 1
+        self.numbers.new = 0  # until the next look, which comes at once
         self.numbers.last_success = self._clock.local_time().timestamp()
         self.numbers.left_out = dict(ended.rows[0].get("left_out", {})) if ended.rows else {}
         self.summary.trainings += 1

@@ -585,6 +585,16 @@ def test_the_metrics_tell_how_far_it_is(bench: Bench):
     assert "edge_stl_last_success_timestamp_seconds 17" in text
 
 
+def test_after_the_only_training_no_image_counts_as_new(bench: Bench):
+    bench.open(once=True)
+    agent = bench.until_started(1)
+    assert bench.watch.numbers.new > 0
+    agent.succeeds()
+    bench.turns(1)
+    assert bench.watch.over
+    assert bench.watch.numbers.new == 0
+
+
 def test_metrics_that_cannot_be_written_are_told_once_and_stop_nothing(bench: Bench):
     bench.open(metrics_file=bench.folder / "nowhere" / "m.prom")
     bench.until_started(1)
