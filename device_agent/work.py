@@ -8,15 +8,14 @@ One folder belongs to one plan and one box, and to one agent at a time::
     <work>/<branch>/      checkpoints of a branch
 """
 
-import fcntl
 import os
 import re
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from edge_stl.durable import make_folder, read_record, write_record
-from edge_stl.errors import ResourceError, UsageError
+from edge_stl.durable import make_folder, read_record, take_lock, write_record
+from edge_stl.errors import UsageError
 from edge_stl.plan import NAME_PATTERN, Plan
 
 
@@ -132,21 +131,12 @@ class WorkFolder:
             ResourceError: another agent holds it, or it cannot be made.
         """
         make_folder(self.path, mode=0o700, option="--work")
-        try:
-            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise ResourceError(
-                f"{self.path / 'lock'}: cannot be used ({error.strerror}); expected a file this "
-                "user may write. Remove it, or choose another --work"
-            ) from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock)
-            raise ResourceError(
-                f"{self.path}: another agent is working here; one work folder has one agent. Wait "
-                "for it, or choose another --work"
-            ) from None
+        self._lock = take_lock(
+            self.path / "lock",
+            busy=f"{self.path}: another agent is working here; one work folder has one agent. "
+            "Wait for it, or choose another --work",
+            instead="choose another --work",
+        )
         try:
             if _remembered(self.path) != self._box:
                 write_record(self.path / _BOX, f"{self._box}\n".encode())

@@ -7,14 +7,15 @@ both slots hold ensembles that passed, and one of them serves.
 
 import hashlib
 import json
-from contextlib import suppress
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edge_stl.deploy import _self_test
-from edge_stl.deploy._lock import locked
 from edge_stl.deploy._self_test import SelfTest
-from edge_stl.durable import make_folder, read_once, remove, write_durably, write_record
+from edge_stl.durable import make_folder, read_once, remove, take_lock, write_durably, write_record
 from edge_stl.errors import CheckError, DataError
 from edge_stl.gate import MAX_FILE_BYTES
 from edge_stl.predict._slots import FILE_NAME, SLOTS, SlotRecord, Slots
@@ -92,7 +93,7 @@ def deploy(
     if not data:
         raise DataError(f"{source}: is empty; expected an ensemble. Copy it again")
     make_folder(folder, option="folder for the slots")
-    with locked(folder):
+    with _held(folder):
         slots = Slots(folder)
         serving = slots.serving()
         slot = _other(serving)
@@ -134,7 +135,7 @@ def go_back(folder: Path) -> str:
         ResourceError: the disk is full or fails, or somebody else deploys here.
     """
     _need_slots(folder)
-    with locked(folder):
+    with _held(folder):
         slots = Slots(folder)
         slot = _other(slots.current() or slots.serving())
         slots.bytes_of(slot)
@@ -157,6 +158,20 @@ def status(folder: Path) -> Status:
         there = record is not None or slots.record_path(slot).exists()
         found.append(SlotStatus(slot, whole if there else "empty", record))
     return Status(folder, slots.current(), slots.serving(), tuple(found))
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold the slots: one deployment at a time."""
+    descriptor = take_lock(
+        folder / "lock",
+        busy=f"{folder}: somebody else deploys here now; expected one at a time. Wait for it",
+        instead="choose another folder for the slots",
+    )
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _other(slot: str | None) -> str:

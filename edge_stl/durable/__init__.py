@@ -19,7 +19,7 @@ from edge_stl.durable._files import (
     write_durably,
     write_passing,
 )
-from edge_stl.durable._lock import locked
+from edge_stl.durable._lock import locked, take_lock
 from edge_stl.durable._new_file import write_new
 from edge_stl.durable._once import Copied, read_once
 from edge_stl.durable._records import (
@@ -46,6 +46,7 @@ __all__ = [
     "read_record",
     "remove",
     "remove_leftovers",
+    "take_lock",
     "write_durably",
     "write_new",
     "write_passing",

@@ -1,6 +1,5 @@
 """One call of the agent in a process of its own: the same on every engine."""
 
-import fcntl
 import json
 import os
 import signal
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from edge_stl._parent import ALONE
-from edge_stl.durable import make_folder, write_record
+from edge_stl.durable import make_folder, take_lock, write_record
 from edge_stl.errors import EdgeStlError, Interrupted, ResourceError
 from edge_stl.fleet import _leash
 from edge_stl.fleet._lines import Lines
@@ -226,27 +225,13 @@ def _hold(path: Path, name: str, patience: float) -> int:
         ResourceError: it cannot be made, or somebody holds it for longer than ``patience`` s.
     """
     make_folder(path.parent, mode=0o700, option="--work")
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise ResourceError(
-            f"{path}: cannot be used ({error.strerror}); expected a folder this user may write. "
-            "Choose another --work"
-        ) from None
-    until = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            if time.monotonic() < until:
-                time.sleep(POLL)
-                continue
-            os.close(descriptor)
-            raise ResourceError(
-                f"{path}: another run is at {name}; expected one at a time. Wait for it, or give "
-                "each machine its own part with --shard"
-            ) from None
-        return descriptor
+    return take_lock(
+        path,
+        busy=f"{path}: another run is at {name}; expected one at a time. Wait for it, or give each "
+        "machine its own part with --shard",
+        instead="choose another --work",
+        patience=patience,
+    )
 
 
 def _text(file: Any) -> str:

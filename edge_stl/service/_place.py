@@ -1,12 +1,11 @@
 """Where the service works: the plan as it is now, its work folder, held by this service alone."""
 
-import fcntl
 import os
 from pathlib import Path
 
 from device_agent.work import refuse_nesting, resolve_work
-from edge_stl.durable import make_folder
-from edge_stl.errors import EdgeStlError, ResourceError
+from edge_stl.durable import make_folder, take_lock
+from edge_stl.errors import EdgeStlError
 from edge_stl.plan import Plan, read_plan
 from edge_stl.service._looks import Ledger
 from edge_stl.service._settings import Settings
@@ -83,20 +82,9 @@ class PlanFile:
 
 
 def _lock(work: Path) -> int:
-    path = work / "watch.lock"
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise ResourceError(
-            f"{path}: cannot be used ({error.strerror}); expected a file this user may write. "
-            "Remove it, or choose another --work"
-        ) from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise ResourceError(
-            f"{work}: another agent watch is working here; one work folder has one. Stop it, or "
-            "choose another --work"
-        ) from None
-    return descriptor
+    return take_lock(
+        work / "watch.lock",
+        busy=f"{work}: another agent watch is working here; one work folder has one. Stop it, or "
+        "choose another --work",
+        instead="choose another --work",
+    )

@@ -172,13 +172,13 @@ MUTANTS = [
         "        discard_record(self.record_part)\n", "        pass\n", _LEFT,
     ),
     Mutant(
-        "the work folder is locked", "device_agent/work.py",
-        "            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
-        "            pass\n", f"{_WORK}::test_one_agent_at_a_time", fast=True,
+        "the work folder is locked", "edge_stl/durable/_lock.py",
+        "                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
+        "                pass\n", f"{_WORK}::test_one_agent_at_a_time", fast=True,
     ),
     Mutant(
-        "the lock is no link to somewhere else", "device_agent/work.py",
-        "os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW", "os.O_RDWR | os.O_CREAT", _TWO,
+        "the lock is no link to somewhere else", "edge_stl/durable/_lock.py",
+        "os.O_CREAT | os.O_NOFOLLOW |", "os.O_CREAT |", _TWO,
     ),
     Mutant(
         "the folder remembers whose it is", "device_agent/work.py",

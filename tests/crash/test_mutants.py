@@ -41,8 +41,8 @@ def test_a_row_that_fits_nothing_any_more_is_an_error(tmp_path: Path):
     other = tmp_path / "tests" / "crash" / "mutants.py"
     other.parent.mkdir(parents=True)
     other.write_text(MUTANTS.read_text())
-    (tmp_path / "device_agent").mkdir()
-    (tmp_path / "device_agent" / "work.py").write_text("# written anew\n")
+    (tmp_path / "edge_stl" / "durable").mkdir(parents=True)
+    (tmp_path / "edge_stl" / "durable" / "_lock.py").write_text("# written anew\n")
 
     done = subprocess.run(
         [sys.executable, str(other), "--only", "is locked"],
@@ -50,7 +50,7 @@ def test_a_row_that_fits_nothing_any_more_is_an_error(tmp_path: Path):
     )  # fmt: skip
 
     assert done.returncode == 1
-    assert "its text stands in device_agent/work.py 0 times; expected 1" in done.stdout
+    assert "its text stands in edge_stl/durable/_lock.py 0 times; expected 1" in done.stdout
 
 
 def test_a_word_that_names_no_defence_is_refused():

@@ -15,15 +15,10 @@ ALLOWED = {
     "edge_stl/fleet/_camera.py": {"save": 2},
     "edge_stl/fleet/_deal.py": {"copyfile": 1, "mkdir": 1, "save": 2},
     "edge_stl/fleet/_demo.py": {"mkdir": 1, "rmtree": 1},
-    # locks: they have no content
-    "device_agent/work.py": {"os.open": 1},
-    # a lock; and what a child process says, kept while it runs
-    "edge_stl/fleet/_task.py": {"os.open": 1, "TemporaryFile": 2},
+    # what a child process says, kept while it runs
+    "edge_stl/fleet/_task.py": {"TemporaryFile": 2},
     # a file of /proc that takes orders
     "device_agent/_memory.py": {"open": 1},
-    # a lock
-    "edge_stl/service/_place.py": {"os.open": 1},
-    "edge_stl/deploy/_lock.py": {"os.open": 1},
     # read-only
     "device_agent/pixels.py": {"os.open": 1},
     "edge_stl/images/_open.py": {"os.open": 1, "fdopen": 1, "open": 1},
