@@ -11,10 +11,11 @@ a program does; then the generation before is read, ``<name>.previous``.
 import hashlib
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_stl.durable._files import open_regular, remove, write_durably
+from edge_stl.durable._files import open_regular, remove, remove_leftovers, write_durably
 from edge_stl.errors import ResourceError
 
 
@@ -87,12 +88,14 @@ def read_record(path: Path) -> Record:
 
 
 def discard_record(path: Path) -> None:
-    """Remove a record with the generation before it.
+    """Remove a record with the generation before it, and what killed processes half wrote of it.
 
     Raises:
         ResourceError: they cannot be removed.
     """
     try:
+        with suppress(FileNotFoundError):  # not even its folder
+            remove_leftovers(path)
         remove(previous_of(path))
         remove(path)
     except OSError as error:

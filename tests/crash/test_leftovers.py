@@ -53,6 +53,20 @@ def test_half_a_checkpoint_of_a_finished_branch_is_removed_and_that_of_a_living_
     ours.unlink()
 
 
+@pytest.mark.parametrize("record", ["sides.part", "json.part"])
+def test_half_a_record_of_a_build_is_removed_though_it_is_never_written_again(
+    record: str, finished: Job
+):
+    before = names(finished)
+    (published,) = (finished.work / "images").glob("images-*.json")
+    half = published.with_name(f".{published.stem}.{record}.{NOBODY}.tmp")
+    half.write_bytes(b"half")
+
+    run_job(finished)
+
+    assert names(finished) == before
+
+
 def test_a_finished_branch_without_its_newest_checkpoint_says_so_once(finished: Job):
     expected = (finished.out / "d1.cam07.onnx").read_bytes()
     newest = finished.work / "d1" / "checkpoint.safetensors"
