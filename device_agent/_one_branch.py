@@ -36,7 +36,9 @@ def train_one(
     reporter: Reporter,
     watch: Watch,
 ) -> JobFile:
-    from edge_stl.branch import Settings  # brings torch
+    import torch  # an optional extra
+
+    from edge_stl.branch import Settings
 
     settings = Settings.from_plan(job.plan, **job.settings)
     folder = work.branch(branch.name)
@@ -64,6 +66,9 @@ def train_one(
     trainer, earlier = _started(new, left, reporter)
     setting_before = {} if earlier is None else earlier.surroundings
     setting |= fit_into_memory(trainer, setting_before, new, finish, watch=watch, reporter=reporter)
+    # Again for every branch: the first session of onnxruntime in a process, which the file of the
+    # branch before or a rehearsal needs, switches it off, and what a denormal becomes is a bit.
+    torch.set_flush_denormal(True)
     done = trainer.finished and trainer.answered[0] == trainer.answered[1]
     if earlier is not None and not done:
         _tell_differences(branch, earlier.surroundings, setting, reporter)

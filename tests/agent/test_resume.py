@@ -4,8 +4,10 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from device_agent import _one_branch, _save_clock, stop as stop_module
 from device_agent._save_clock import SaveClock
@@ -165,6 +167,30 @@ def test_a_finished_run_is_silent_about_other_threads(job: Job):
     told = Told()
     run_job(replace(job, threads=2), reporter=told)
     assert told.notes == []
+
+
+def test_every_branch_trains_with_the_same_arithmetic_whatever_came_before_it(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+):
+    """The first session of onnxruntime switches off what the job switched on."""
+    real = _one_branch.finish_branch
+    flushed: list[bool] = []
+
+    class Looks(Silent):
+        def training(self, branch: str, done: int, total: int, epoch: int, loss: float) -> None:
+            assert (branch in {"a1", "d1"}, done <= total, epoch >= 0, loss > 0) == (True,) * 4
+            flushed.append(float(torch.tensor([1e-40]) * torch.tensor([1.0])) == 0)
+
+    def finish(*arguments: Any, **facts: Any) -> Any:
+        finished = real(*arguments, **facts)
+        torch.set_flush_denormal(False)
+        return finished
+
+    monkeypatch.setattr(_one_branch, "finish_branch", finish)
+    rows = run_job(replace(job, branch="all"), reporter=Looks())
+    assert len(rows) == 2
+    assert flushed
+    assert all(flushed)
 
 
 # -- when a checkpoint is due ---------------------------------------------------------------------
