@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_stl.errors import UsageError
-from edge_stl.fusion import evidence, median_answers, softmax
+from edge_stl.fusion import median_answers
 from exporter import names
 from exporter.ensemble import Fitted, class_prior
 from exporter.fitting import Answered, need_scipy
@@ -248,7 +248,11 @@ def _weighted(
     weighing: Weighing,
     bias: NDArray[np.float64] | None,
 ) -> NDArray[np.float64]:
-    score = np.log(np.array(class_prior(files[0].plan))) + (0.0 if bias is None else bias)
-    for i, (file, own) in enumerate(zip(files, weighing.matrix, strict=True)):
-        score = score + weighing.scale * own * evidence(p[:, i], file.manifest.member().seen)
-    return softmax(np.broadcast_to(score, (len(p), len(files[0].plan.classes))))
+    from edge_stl.fusion.fitted import answers, votes_of
+
+    prior = np.array(class_prior(files[0].plan))
+    members = [f.manifest.member() for f in files]
+    votes = votes_of(p, members, weighing.scale * weighing.matrix)
+    return answers(
+        votes, np.ones(len(files)), np.zeros(len(prior)) if bias is None else bias, prior=prior
+    )

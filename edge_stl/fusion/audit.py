@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from edge_stl.fusion._median import MEDIAN_FLOOR, voters
 from edge_stl.fusion._pool import CLIP, Member, evidence
+from edge_stl.fusion.fitted import votes_of
 
 
 SURE = 0.05
@@ -152,7 +153,6 @@ def certified(
     prior: NDArray[np.floating],
     bias: NDArray[np.floating] | None = None,
     scale: float = 1.0,
-    clip: float = CLIP,
 ) -> NDArray[np.bool_]:
     """Return which images stay right whatever any one box says, ``(N,)``.
 
@@ -169,15 +169,11 @@ def certified(
         prior: ``(K,)`` shares of the classes.
         bias: b, ``(K,)``, by default 0.
         scale: a.
-        clip: e.
     """
     own = scale * np.asarray(weights, dtype=np.float64)
-    votes = np.stack(
-        [w * evidence(branch_probabilities[:, i], m.seen, clip=clip)
-         for i, (m, w) in enumerate(zip(members, own, strict=True))]
-    )  # fmt: skip
+    votes = votes_of(branch_probabilities, members, own)
     speaks = np.array([[m.speaks and n > 0 for n in m.counts] for m in members])
-    reach = np.where(speaks, own, 0.0) * np.log((1 - clip) / clip)
+    reach = np.where(speaks, own, 0.0) * np.log((1 - CLIP) / CLIP)
     total = np.log(prior / prior.sum()) + (0.0 if bias is None else bias) + votes.sum(axis=0)
     safe: NDArray[np.bool_] = total.argmax(axis=1) == labels
     for box in sorted({m.box for m in members}):
