@@ -11,7 +11,6 @@ outside.
 from edge_stl.durable._files import (
     PartFile,
     make_folder,
-    open_regular,
     publish,
     publish_folder,
     remove,
@@ -38,7 +37,6 @@ __all__ = [
     "discard_record",
     "locked",
     "make_folder",
-    "open_regular",
     "previous_of",
     "publish",
     "publish_folder",
