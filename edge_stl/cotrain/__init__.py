@@ -1,0 +1,25 @@
+"""Boxes that share a band train one branch together over a thin link.
+
+Every method is pure functions on tensors (compress, mix, update) and a node that runs them; the
+ledger counts the bytes of all methods in one way.
+"""
+
+from edge_stl.cotrain._full import FullSharing as FullSharing
+from edge_stl.cotrain._graph import Graph as Graph, metropolis as metropolis, mix as mix
+from edge_stl.cotrain._ledger import Bytes as Bytes, Ledger as Ledger
+from edge_stl.cotrain._local import LocalSettings as LocalSettings, LocalSGD as LocalSGD
+from edge_stl.cotrain._message import (
+    FRAME_BYTES as FRAME_BYTES,
+    HEADER_BYTES as HEADER_BYTES,
+    Message as Message,
+    pack_floats as pack_floats,
+    unpack_floats as unpack_floats,
+)
+from edge_stl.cotrain._node import Messages as Messages, Node as Node, Round as Round, Seat as Seat
+from edge_stl.cotrain._problem import (
+    Batch as Batch,
+    Flat as Flat,
+    ModuleProblem as ModuleProblem,
+    Problem as Problem,
+)
+from edge_stl.cotrain._together import run_together as run_together
