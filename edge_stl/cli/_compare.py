@@ -86,7 +86,7 @@ def compare(
     plan = read_plan(plan_file)
     what = Comparison(
         plan=plan,
-        branch=plan.branches[-1].name if branch is None else plan.branch(branch).name,
+        branch=branch or plan.branches[-1].name,
         images=images,
         out=out,
         test=test,

@@ -14,7 +14,7 @@ from edge_stl.errors import UsageError
 from edge_stl.fleet._contestants import CONTESTANTS, SAME_RUN, Chosen, Contestant, Effort, Outcome
 from edge_stl.fleet._split import IID, Split
 from edge_stl.fleet._study import Archive, Study, read_images
-from edge_stl.plan import Plan, nearest, plan_toml
+from edge_stl.plan import Plan, nearest, networks, plan_toml
 
 
 _RUNS = "runs.json"
@@ -122,13 +122,31 @@ def check_methods(methods: Sequence[str]) -> tuple[str, ...]:
     """
     for name in methods:
         if name not in CONTESTANTS:
-            raise UsageError(
-                f"--methods {name}: not a method{nearest(name, list(CONTESTANTS))}; expected some "
-                f"of {', '.join(CONTESTANTS)}. Correct it"
-            )
+            raise UsageError(f"--methods {name}: not a method{nearest(name, list(CONTESTANTS))}")
     if not methods:
         raise UsageError(f"--methods: none; expected some of {', '.join(CONTESTANTS)}. Name one")
     return tuple(name for name in CONTESTANTS if name in methods)
+
+
+def need_averageable(plan: Plan, branch: str) -> None:
+    """Refuse a branch whose numbers cannot be averaged over boxes.
+
+    Raises:
+        UsageError: its network has batch norm, or there is no such branch.
+    """
+    choices = [b.name for b in plan.branches]
+    if branch not in choices:
+        raise UsageError(f"--branch {branch}: not a branch of the plan{nearest(branch, choices)}")
+    chosen = plan.branch(branch)
+    steps = networks.leaves(
+        plan.layers(chosen), channels=plan.band_channels(chosen), size=plan.band_size(chosen)
+    )
+    if any(isinstance(step.layer, networks.Norm) for _, step in steps):
+        raise UsageError(
+            f"branch {branch}: network {chosen.network} has batch norm, whose running statistics "
+            "of different boxes cannot be averaged; expected group norm. Make a plan with "
+            "--network cnn-s-gn"
+        )
 
 
 def compare(
@@ -152,6 +170,7 @@ def compare(
         UsageError: the settings do not fit the plan, or ``out`` holds another comparison.
     """
     methods = check_methods(what.methods)
+    need_averageable(what.plan, what.branch)
     graph = Graph.make(what.graph, what.boxes)
     make_folder(what.out)
     effort = Effort(graph, what.rounds, what.steps, what.schedule, what.momentum, what.kept)

@@ -23,6 +23,7 @@ STORY = (
     "docs/branch-file.md",
     "docs/trust.md",
     "docs/simulate.md",
+    "docs/compare.md",
     "docs/jobs.md",
 )
 ALONE = ("README.md", "edge_stl/bands/README.md", "docs/layers.md", "docs/jetson-and-pi.md")
