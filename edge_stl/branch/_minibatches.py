@@ -105,6 +105,8 @@ class Minibatches:
 
     def bands(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Return the bands ``(n, C * B, h, w)`` float32 of images ``(n, r, r, C)`` uint8."""
+        if not len(pixels):  # a reshape cannot tell how many planes nothing has
+            return self.bands(np.zeros((1, *self._images.shape[1:]), np.uint8))[:0]
         parts = []
         for start in range(0, len(pixels), _AT_ONCE):
             part = torch.from_numpy(pixels[start : start + _AT_ONCE]).permute(0, 3, 1, 2)

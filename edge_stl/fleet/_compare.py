@@ -10,7 +10,7 @@ from typing import Any
 
 from edge_stl.cotrain import Graph
 from edge_stl.durable import make_folder, write_durably
-from edge_stl.errors import UsageError
+from edge_stl.errors import DataError, UsageError
 from edge_stl.fleet._contestants import CONTESTANTS, SAME_RUN, Chosen, Contestant, Effort, Outcome
 from edge_stl.fleet._split import IID, Split
 from edge_stl.fleet._study import Archive, Study, read_images
@@ -187,6 +187,12 @@ def compare(
     runs.open()
     write_durably(what.out / "plan.toml", plan_toml(what.plan).encode())
     studies = [_deal(what, archive, tests, seed) for seed in range(what.seeds)]
+    if not len(studies[0].validation[1]):
+        raise DataError(
+            f"{what.images}: dealt to {what.boxes} boxes, no class of a box has the 5 images of "
+            "which one can be held back for validation; settings are chosen on those. Give "
+            "more images or fewer boxes"
+        )
     total = sum(len(_grid(what, CONTESTANTS[m])) + what.seeds - 1 for m in methods)
     at = itertools.count(1)
 

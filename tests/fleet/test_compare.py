@@ -143,6 +143,13 @@ def test_wrong_options_are_refused_in_one_line(
     assert err.count("\n") == 1
 
 
+def test_too_few_images_to_choose_settings_on_are_refused(compare: Call, tmp_path: Path):
+    code, _, err = compare(tmp_path / "run", *QUICK, "--boxes", "9")
+
+    assert code == 10
+    assert "dealt to 9 boxes, no class of a box has the 5 images" in err
+
+
 def test_a_network_with_batch_norm_is_refused_before_anything_is_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
