@@ -16,10 +16,12 @@ from edge_stl.cotrain._message import (
     unpack_floats as unpack_floats,
 )
 from edge_stl.cotrain._node import Messages as Messages, Node as Node, Round as Round, Seat as Seat
+from edge_stl.cotrain._pca_settings import PCASettings as PCASettings
 from edge_stl.cotrain._problem import (
     Batch as Batch,
     Flat as Flat,
     ModuleProblem as ModuleProblem,
     Problem as Problem,
 )
+from edge_stl.cotrain._replicas import Replicas as Replicas
 from edge_stl.cotrain._together import run_together as run_together

@@ -33,8 +33,8 @@ DOORS = {
     "edge_stl.branch": "Settings Trained Trainer branch_modules build_module fit_temperature "
     "folded_parameters whole_network",
     "edge_stl.cotrain": "Batch Bytes FRAME_BYTES Flat FullSharing Graph HEADER_BYTES Ledger "
-    "LocalSGD LocalSettings Message Messages ModuleProblem Node Problem Round Seat metropolis mix "
-    "pack_floats run_together unpack_floats",
+    "LocalSGD LocalSettings Message Messages ModuleProblem Node PCASettings Problem Replicas "
+    "Round Seat metropolis mix pack_floats run_together unpack_floats",
     "edge_stl.trust": "BranchStatement COUNTER_FILE EnsembleStatement Numbers "
     "Owner PrivateKey PublicKey Seen Statement Trust Verdict add_key envelope_path judge "
     "load_private_key load_public_key make_key need_signing read_envelope_beside read_seen "
@@ -45,7 +45,10 @@ DOORS = {
     "device_agent.doctor": "Check default_work_root examine worst",
 }
 
-SIDE_DOORS = {"edge_stl.fusion": {"audit", "crossfit", "fitted", "threshold"}}
+SIDE_DOORS = {
+    "edge_stl.fusion": {"audit", "crossfit", "fitted", "threshold"},
+    "edge_stl.cotrain": {"pca_hook"},
+}
 """Modules that need an extra or a holdout: imported by name, and in the room once somebody did."""
 
 
