@@ -34,8 +34,9 @@ DOORS = {
     "class_mean_log_loss fit_temperature folded_parameters whole_network",
     "edge_stl.cotrain": "Batch Bytes Choco ChocoSettings FRAME_BYTES Flat FullSharing Graph HEADER_BYTES Jwins "
     "JwinsSettings Ledger LocalSGD LocalSettings Message Messages ModuleProblem Node "
-    "Problem RandomSampling RandomSettings Round Seat Sparse Wavelet largest metropolis mix "
-    "pack_floats pack_indices run_together unpack_floats unpack_indices",
+    "PCASettings Problem RandomSampling RandomSettings Replicas Round Seat Sparse Wavelet "
+    "largest metropolis mix pack_floats pack_indices run_together unpack_floats "
+    "unpack_indices",
     "edge_stl.trust": "BranchStatement COUNTER_FILE EnsembleStatement Numbers "
     "Owner PrivateKey PublicKey Seen Statement Trust Verdict add_key envelope_path judge "
     "load_private_key load_public_key make_key need_signing read_envelope_beside read_seen "
@@ -46,7 +47,10 @@ DOORS = {
     "device_agent.doctor": "Check default_work_root examine worst",
 }
 
-SIDE_DOORS = {"edge_stl.fusion": {"audit", "crossfit", "fitted", "threshold"}}
+SIDE_DOORS = {
+    "edge_stl.fusion": {"audit", "crossfit", "fitted", "threshold"},
+    "edge_stl.cotrain": {"pca_hook"},
+}
 """Modules that need an extra or a holdout: imported by name, and in the room once somebody did."""
 
 
