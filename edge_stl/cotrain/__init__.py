@@ -4,6 +4,11 @@ Every method is pure functions on tensors (compress, mix, update) and a node tha
 ledger counts the bytes of all methods in one way.
 """
 
+from edge_stl.cotrain._fedclient import FedClient as FedClient
+from edge_stl.cotrain._feddip import FedDIPSettings as FedDIPSettings
+from edge_stl.cotrain._fedrun import SERVER as SERVER, run_server as run_server
+from edge_stl.cotrain._fedserver import FedServer as FedServer
+from edge_stl.cotrain._fedwire import fed_bytes as fed_bytes
 from edge_stl.cotrain._full import FullSharing as FullSharing
 from edge_stl.cotrain._graph import Graph as Graph, metropolis as metropolis, mix as mix
 from edge_stl.cotrain._ledger import Bytes as Bytes, Ledger as Ledger
