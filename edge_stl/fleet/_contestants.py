@@ -9,16 +9,27 @@ from torch import Tensor
 
 from edge_stl.cotrain import (
     Bytes,
+    Choco,
+    ChocoSettings,
+    FedClient,
+    FedDIPSettings,
+    FedServer,
     FullSharing,
     Graph,
+    Jwins,
     Ledger,
     LocalSettings,
     LocalSGD,
     Message,
     Node,
+    PCASettings,
     Problem,
+    RandomSampling,
+    RandomSettings,
+    Replicas,
     Seat,
     pack_floats,
+    run_server,
     run_together,
 )
 from edge_stl.fleet._study import Labelled, Study
@@ -185,6 +196,46 @@ def _centralized(study: Study, effort: Effort, chosen: Chosen) -> Outcome:
     return Outcome((vector,), Ledger(), rounds * effort.steps / study.nodes)
 
 
+def _pca(study: Study, effort: Effort, chosen: Chosen) -> Outcome:
+    """Average every gradient over all boxes, compressed: what a DDP hook does over a network."""
+    count, ledger = [0], Ledger()
+    problems = [_Counting(study.problem(box), count) for box in study.boxes]
+    settings = PCASettings.for_steps(effort.rounds * effort.steps)
+    replicas = Replicas(problems, effort.local(chosen), settings)
+    replicas.run(rounds=effort.rounds, ledger=ledger)
+    return Outcome((replicas.vector,), ledger, count[0] / study.nodes)
+
+
+def _federated(settings: Callable[[Effort], FedDIPSettings]) -> Run:
+    """Return the run of a server and its clients; the server stands beside the boxes."""
+
+    def run(study: Study, effort: Effort, chosen: Chosen) -> Outcome:
+        count, ledger, local = [0], Ledger(), effort.local(chosen)
+        clients = [
+            FedClient(
+                k,
+                _Counting(study.problem(box), count),
+                local,
+                images=len(box.train),
+                seed=study.seed,
+            )
+            for k, box in enumerate(study.boxes)
+        ]
+        shapes = clients[0].problem.shapes
+        server = FedServer(
+            study.start, shapes, local, settings(effort), clients=study.nodes, seed=study.seed
+        )
+        run_server(server, clients, ledger=ledger)
+        return Outcome((server.vector,), ledger, count[0] / study.nodes)
+
+    return timed(run)
+
+
+def _feddip(effort: Effort) -> FedDIPSettings:
+    """Return FedDIP's settings: twenty masks in a run, or one a round in a short one."""
+    return FedDIPSettings(every=max(1, effort.rounds // 20))
+
+
 CONTESTANTS: dict[str, Contestant] = {
     "ensemble": Contestant("ensemble, no training traffic", timed(_apart), moved="files"),
     "alone": Contestant("boxes alone (mean)", timed(_apart), moved="nothing"),
@@ -192,6 +243,30 @@ CONTESTANTS: dict[str, Contestant] = {
         "full sharing (D-PSGD)",
         gossip(lambda seat, problem, local, _effort, _chosen: FullSharing(seat, problem, local)),
     ),
+    "random": Contestant(
+        "random sampling",
+        gossip(
+            lambda seat, problem, local, effort, _chosen: RandomSampling(
+                seat, problem, local, RandomSettings(share=effort.kept)
+            )
+        ),
+    ),
+    "choco": Contestant(
+        "CHOCO-SGD",
+        gossip(
+            lambda seat, problem, local, effort, chosen: Choco(
+                seat, problem, local, ChocoSettings(share=effort.kept, gamma=chosen["gamma"])
+            )
+        ),
+        grid={"gamma": (0.2, 0.4, 0.8)},
+    ),
+    "jwins": Contestant(
+        "JWINS",
+        gossip(lambda seat, problem, local, _effort, _chosen: Jwins(seat, problem, local)),
+    ),
+    "pca": Contestant("PCA of gradients", timed(_pca)),
+    "fedavg": Contestant("FedAvg", _federated(lambda _effort: FedDIPSettings.fedavg())),
+    "feddip": Contestant("FedDIP, 90 % removed", _federated(_feddip)),
     "centralized": Contestant("all images in one place", timed(_centralized), moved="images"),
 }
 """By name; the order is that of the table."""
