@@ -34,7 +34,9 @@ DOORS = {
     "folded_parameters whole_network",
     "edge_stl.cotrain": "Batch Bytes FRAME_BYTES Flat FullSharing Graph HEADER_BYTES Ledger "
     "LocalSGD LocalSettings Message Messages ModuleProblem Node Problem Round Seat metropolis mix "
-    "pack_floats run_together unpack_floats",
+    "pack_floats run_together unpack_floats "
+    "CompNGC NGC NGCSettings compress_signs gradient_weights neighbourhood_gradient pack_signs "
+    "quasi_global_momentum scaled_signs sign_bytes unpack_signs",
     "edge_stl.trust": "BranchStatement COUNTER_FILE EnsembleStatement Numbers "
     "Owner PrivateKey PublicKey Seen Statement Trust Verdict add_key envelope_path judge "
     "load_private_key load_public_key make_key need_signing read_envelope_beside read_seen "
