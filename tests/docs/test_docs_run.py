@@ -26,7 +26,13 @@ STORY = (
     "docs/compare.md",
     "docs/jobs.md",
 )
-ALONE = ("README.md", "edge_stl/bands/README.md", "docs/layers.md", "docs/jetson-and-pi.md")
+ALONE = (
+    "README.md",
+    "edge_stl/bands/README.md",
+    "docs/layers.md",
+    "docs/jetson-and-pi.md",
+    "docs/pca-hook.md",
+)
 CLASSES = ("bicycle", "car", "truck")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -81,6 +87,9 @@ def workplace(
         shim = shims / "edge-stl"
         shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m edge_stl "$@"\n')
         shim.chmod(0o755)
+        python = shims / "python"
+        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+        python.chmod(0o755)
         monkeypatch.chdir(folder)
         return os.environ | {
             "PATH": f"{shims}:{os.environ['PATH']}",
