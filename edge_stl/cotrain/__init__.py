@@ -44,7 +44,6 @@ from edge_stl.cotrain._random import (
     RandomSettings as RandomSettings,
 )
 from edge_stl.cotrain._replicas import Replicas as Replicas
-from edge_stl.cotrain._sparse import Sparse as Sparse, largest as largest
 from edge_stl.cotrain._sign import (
     compress_signs as compress_signs,
     pack_signs as pack_signs,
@@ -52,5 +51,6 @@ from edge_stl.cotrain._sign import (
     sign_bytes as sign_bytes,
     unpack_signs as unpack_signs,
 )
+from edge_stl.cotrain._sparse import Sparse as Sparse, largest as largest
 from edge_stl.cotrain._together import run_together as run_together
 from edge_stl.cotrain._wavelet import Wavelet as Wavelet
