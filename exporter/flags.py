@@ -1,7 +1,7 @@
 """Numbers of branch files that are far from those of the other boxes: told, never refused.
 
 No image is needed. Every number is compared as a logarithm, by the median of the boxes and the
-median absolute deviation from it, which one bad box of four, or two of nine, do not move far. With
+median absolute deviation from it, which one bad box of three, or two of nine, do not move far. With
 two of five that agree the deviation grows, and little is told. How far honest boxes
 are from each other was measured (docs/results.md, "Far from the others"), and below that nothing
 is told, however much alike the others are. A box that knows these rules can stay within them.
@@ -18,8 +18,8 @@ from edge_stl.fusion import Member, reliability
 from exporter.read import BranchFile
 
 
-FEWEST_BOXES = 4
-"""Of whom a median speaks: with three, one that is wrong is half of the others' deviation."""
+FEWEST_BOXES = 3
+"""Of whom a median speaks: of three boxes, the two that are alike tell of the third."""
 
 SIGMAS = 6.0
 """Robust standard deviations, 1.4826 median absolute deviations, beyond which a number is far."""

@@ -1,5 +1,6 @@
 """A file from outside is read once, whatever stands under its name and whoever changes it."""
 
+import errno
 import os
 import socket
 import threading
@@ -160,3 +161,19 @@ def test_a_thousand_races_never_mix_two_files(tmp_path: Path):
     assert sum(seen.values()) == 1000
     assert seen["refused"]
     assert seen["one"] + seen["two"]
+
+
+def test_a_file_on_a_stick_that_was_pulled_out_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Then not even the question whether it is there has an answer."""
+    path = tmp_path / "a"
+
+    def gone(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        for name in ("open", "stat", "lstat"):
+            patch.setattr(os, name, gone)
+        with pytest.raises(DataError, match=r"a: cannot be read \(Input/output error\); expected"):
+            read_once(path, most=10, expected="a file")
