@@ -173,7 +173,7 @@ def test_a_stick_that_is_gone_is_one_line_for_every_verb(
         (10, ("inspect", gone)),
         (10, ("check", gone)),
         (10, ("predict", gone, local)),
-        (10, ("merge", *carried, "-o", tmp_path / "x.onnx", "-q")),
+        (50, ("merge", *carried, "-o", tmp_path / "x.onnx", "-q")),
         (20, ("merge", *files, "-o", gone, "-q")),
         (20, ("split", local, "-o", stick.root / "branches")),
         (10, ("deploy", gone, tmp_path / "slots")),
