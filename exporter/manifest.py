@@ -262,8 +262,8 @@ def disagreements(manifest: Manifest, plan: Plan) -> list[str]:
             f"native resolution {manifest.native_resolution} does not carry branch {branch.name}, "
             f"which needs {plan.required_resolution(branch)}"
         )
-    reasons += _score_reasons(manifest, plan) + too_costly(plan, branch.name)
-    return reasons + _camera_reasons(manifest, plan)
+    reasons += _score_reasons(manifest, plan)
+    return reasons + too_costly(plan, branch.name) + _camera_reasons(manifest, plan)
 
 
 def _score_reasons(manifest: Manifest, plan: Plan) -> list[str]:
