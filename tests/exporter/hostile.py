@@ -216,7 +216,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
 
 FILES = {
     "NaN weights": r"tensor 2\.weight has \d+ numbers that are NaN or infinite",
-    "a hard link": r"has 2 names \(hard links\)",
+    "a hard link": r"has 3 names \(hard links\)",
     "data kept in a hard link": "a tensor kept in another file",
 }
 """As `BOMBS`, of whole branch files on the disk; what the refusal says is a pattern."""
