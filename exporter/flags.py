@@ -26,7 +26,7 @@ SIGMAS = 6.0
 
 LARGE = 64.0
 """Times the median that loudness, claims and image counts may always be: on noise honest networks
-were up to 31 times as loud as the median of their fleet, and mostly within 10."""
+were up to 28 times as loud as the median of their fleet, and mostly within 10."""
 
 SIZE = 4.0
 """Times the median that the size of a tensor may always be; honest ones of one branch: 1.7."""
