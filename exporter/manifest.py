@@ -23,7 +23,7 @@ from edge_stl.fusion import Member
 from edge_stl.gate import MANIFEST_CAPS, strict_json
 from edge_stl.plan import NAME_PATTERN, Plan, describe, plan_from_document
 from exporter import names
-from exporter.plausible import too_costly
+from exporter.plausible import implausible_scores, too_costly
 
 
 MOST_CLASSES = 10_000
@@ -262,7 +262,22 @@ def disagreements(manifest: Manifest, plan: Plan) -> list[str]:
             f"native resolution {manifest.native_resolution} does not carry branch {branch.name}, "
             f"which needs {plan.required_resolution(branch)}"
         )
+    reasons += _score_reasons(manifest, plan)
     return reasons + too_costly(plan, branch.name) + _camera_reasons(manifest, plan)
+
+
+def _score_reasons(manifest: Manifest, plan: Plan) -> list[str]:
+    """Return why counts and scores cannot both be true, where there is a count for every class."""
+    images, scores = manifest.images, manifest.validation
+    if not len(images.train) == len(images.validation) == len(plan.classes):
+        return []
+    return implausible_scores(
+        images.train,
+        images.validation,
+        accuracy=scores.accuracy,
+        log_loss=scores.log_loss,
+        classes=plan.classes,
+    )
 
 
 def _camera_reasons(manifest: Manifest, plan: Plan) -> list[str]:

@@ -23,6 +23,7 @@ from exporter.cascade_threshold import (
 from exporter.copies import Copy, find_copies
 from exporter.ensemble import Fitted, build_ensemble
 from exporter.fitting import Holdout, Progress, answer_holdout, fit_on_holdout, need_scipy
+from exporter.flags import Flag, find_flags
 from exporter.gate import Gate
 from exporter.manifest import sha256
 from exporter.options import (
@@ -64,6 +65,7 @@ class Merged:
         cameras: what was found of every coarse camera that could be compared.
         audit: what a holdout says of every box; none without one.
         copies: files of several boxes that are one network.
+        flags: numbers far from those of the other boxes, also of files in quarantine.
     """
 
     model: bytes
@@ -80,6 +82,7 @@ class Merged:
     cameras: tuple[CameraFinding, ...] = ()
     audit: Audit | None = None
     copies: tuple[Copy, ...] = ()
+    flags: tuple[Flag, ...] = ()
 
     def largest_change(self, index: int) -> float | None:
         """Return by how much file ``index`` can move any probability; none where no bound holds.
@@ -164,6 +167,7 @@ def merge_files(
     kept, left_out = split_by_resolution(matched, options)
     fitted, report, seen = None, None, None
     need_boxes(kept, keep)
+    flags = find_flags(kept)  # before a holdout takes out any: it is told of those as well
     logits = verify_vectors(kept, options)
     trials: tuple[Trial, ...] = ()
     verdicts = Verdicts()
@@ -222,6 +226,7 @@ def merge_files(
             concluded(trials, verdicts, kept, seen, weighing, options, fitted) if seen else None
         ),
         copies=find_copies(kept),
+        flags=flags,
     )
 
 

@@ -230,6 +230,7 @@ def merge(
                     {"branch": f.manifest.branch, "box": f.manifest.box} for f in merged.left_out
                 ],
                 "warnings": list(merged.warnings),
+                "flags": [asdict(flag) for flag in merged.flags],
                 "holdout": holdout_document(merged.holdout),
                 "audit": audit_document(merged.audit),
                 "cascade": cascade_document(merged),
@@ -268,6 +269,8 @@ def _tell(merged: Any, rows: list[dict[str, Any]]) -> None:
         )
     for warning in merged.warnings:
         typer.echo(f"warning: {warning}", err=True)
+    for flag in merged.flags:
+        typer.echo(f"flag: {flag.sentence}", err=True)
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:
