@@ -54,7 +54,7 @@ def read_subject(path: Path) -> Subject:
     try:
         if kind_of(parse_model(data)) == names.ENSEMBLE:
             return Subject(data, members_of(data, name=path.name).plan.digest)
-        file = branch_from_bytes(data, name=path.name)
+        file = look_at_branch(data, name=path.name)
     except Unusable as verdict:
         raise DataError(f"{path}: {verdict}. Sign what edge-stl wrote") from None
     manifest = file.manifest

@@ -337,7 +337,7 @@ MUTANTS = [
         _STRANGER,
     ),
     Mutant(
-        "the child has limits", "exporter/_judge.py",
+        "the child has limits", "exporter/_limited.py",
         "        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))\n", "",
         f"{_MODELS}::test_a_foreign_model_is_judged_in_a_child_that_can_be_stopped",
     ),

@@ -15,7 +15,7 @@ DOORS = {
     "assemble bank most_images resampling segment sharpness wavelet_names",
     "edge_stl.plan": "Branch NAME_PATTERN Plan describe nearest networks new_plan "
     "one_line plan_from_document plan_toml read_plan",
-    "edge_stl.gate": "JsonCaps MANIFEST_CAPS MAX_FILE_BYTES OPERATORS Outline RECORD_CAPS Refused "
+    "edge_stl.gate": "GRAPH_OPERATORS JsonCaps MANIFEST_CAPS MAX_FILE_BYTES OPERATORS Outline RECORD_CAPS Refused "
     "Unreadable scan_model strict_json",
     "edge_stl.fusion": "CLIP DATA_FREE MEDIAN_FLOOR Member Scores asked_so_far calibration_scale "
     "cascade evidence fuse fuse_median geometric_weights largest_change log_prior median_answers "
