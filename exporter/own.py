@@ -2,8 +2,8 @@
 
 Values are named by their place, so a name tells nothing of the box and none collides: the input is
 `bands`, the output ``logits``, the other nodes make ``n0``, ``n1``, … in the order in which a walk
-from the output, inputs first, leaves them; tensors are ``t0``, ``t1``, … in the order of their first
-use. In an ensemble all of them stand behind ``BRANCH.BOX/``, and `split` takes that away again.
+from the output, inputs first, leaves them; tensors are ``t0``, ``t1``, … in the order of their
+first use. In an ensemble all of them stand behind ``BRANCH.BOX/``, and `split` takes that away.
 """
 
 import math
@@ -35,6 +35,7 @@ MOST_INTEGERS = 64
 
 _OURS = re.compile("[nt][0-9]{1,6}")
 _REASONS = 10
+_KINDS: dict[int, str] = {TensorProto.FLOAT: "<f4", TensorProto.INT64: "<i8"}
 
 Number = int | float | tuple[int, ...]
 Parameters = dict[str, NDArray[np.float32]]
@@ -167,7 +168,8 @@ def add_own(
                 inputs.append(name and prefix + name)
         last = index == len(own.nodes) - 1
         output = prefix + (names.BRANCH_OUTPUT if last else f"n{index}")
-        graph.node(node.operator, inputs, output, **dict(node.attributes))
+        attributes: dict[str, Any] = dict(node.attributes)
+        graph.node(node.operator, inputs, output, **attributes)
     return output
 
 
@@ -211,7 +213,7 @@ def own_in_ensemble(model: onnx.ModelProto, identity: str) -> tuple[OwnGraph, Pa
     nodes, tensors = [], {}
     for graph in all_graphs(model.graph):
         for node in graph.node:
-            value = node.output[0] if len(node.output) == 1 else ""
+            value = node.output[0] if len(node.output) == 1 else prefix
             if value == prefix + names.BRANCH_OUTPUT or bare(value) != names.BRANCH_INPUT:
                 copy = onnx.NodeProto()
                 copy.CopyFrom(node)
@@ -281,8 +283,7 @@ def _array(tensor: TensorProto, reasons: list[str]) -> NDArray[Any]:
     """Return a tensor's numbers; a reason more where they are not what they may be."""
     what = f"tensor {one_line(tensor.name)}"
     shape = tuple(tensor.dims[: MOST_AXES + 1])
-    kinds = {TensorProto.FLOAT: np.dtype("<f4"), TensorProto.INT64: np.dtype("<i8")}
-    dtype = kinds.get(tensor.data_type, np.dtype("V1"))
+    dtype: np.dtype[Any] = np.dtype(_KINDS.get(tensor.data_type, "V1"))
     count = math.prod(shape)
     empty: NDArray[Any] = np.zeros(0, np.float32)
     if len(shape) > MOST_AXES or any(side < 1 for side in shape):

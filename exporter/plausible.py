@@ -60,9 +60,7 @@ def implausible_numbers(name: str, array: NDArray[np.float32]) -> list[str]:
     return found
 
 
-def implausible_answers(
-    together: NDArray[np.float32], apart: NDArray[np.float32]
-) -> str | None:
+def implausible_answers(together: NDArray[np.float32], apart: NDArray[np.float32]) -> str | None:
     """Return what is wrong with what a graph of a box's own answers to images, or None.
 
     Args:

@@ -31,6 +31,7 @@ from edge_stl.plan._sections import (
 
 _MOST_TOLD = 20  # wrong names of a kind, in one sentence
 
+
 def network_problem(network: str) -> str | None:
     """Return why a text names no network, or None: a preset, or ``own:NAME``.
 

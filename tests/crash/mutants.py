@@ -328,7 +328,7 @@ MUTANTS = [
     ),
     Mutant(
         "a file is what its numbers rebuild to", "exporter/read.py",
-        "if build_branch(manifest, plan, parameters) != data:", "if False:",
+        "if build_branch(manifest, plan, parameters, own) != data:", "if False:",
         "tests/exporter/test_refusals.py",
     ),
     Mutant(
