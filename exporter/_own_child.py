@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_stl.errors import CheckError
+from edge_stl.errors import CheckError, ran_out_of_memory
 from exporter import names
 from exporter._limited import answer, limit
 from exporter._reference import reference_logits
@@ -37,6 +37,8 @@ def main(memory: int, seconds: int) -> None:
     except Exception as error:  # noqa: BLE001  (whatever a stranger's graph does to our libraries)
         lines = str(error).strip().splitlines()
         said["problem"] = f"does not run: {lines[0][:200] if lines else type(error).__name__}"
+    if said["problem"] and ran_out_of_memory(RuntimeError(said["problem"])):  # C++ says so in words
+        said["problem"] = f"takes more than {memory:,} bytes to run"
     answer(said)
 
 

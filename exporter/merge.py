@@ -321,7 +321,7 @@ def _need_fit(files: Sequence[BranchFile], *, name: str) -> None:
         reason = unfit(branch_bytes(file), file.manifest, file.plan) if file.own else None
         if reason is not None:
             raise MergeRefused(
-                f"{name}: {file.manifest.id}: its graph {reason}; expected one that a desk can "
+                f"{name}: {file.manifest.id}: its graph: {reason}; expected one that a desk can "
                 "run. Take it out with --remove"
             )
 

@@ -56,7 +56,7 @@ def limited_reference_logits(
     said = _ask("reference", data, bands, classes=0, seconds=_REFERENCE_SECONDS)
     if said["problem"] is not None:
         raise CheckError(
-            f"{where}: its graph {one_line(str(said['problem']), width=300)}; expected logits. "
+            f"{where}: its graph: {one_line(str(said['problem']), width=300)}; expected logits. "
             "Leave the file out"
         )
     return np.array(said["logits"], np.float64)

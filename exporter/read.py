@@ -161,7 +161,7 @@ def branch_from_bytes(data: bytes, *, name: str, accept_graphs: bool = False) ->
     if file.own is not None:
         reason = unfit(data, file.manifest, file.plan)
         if reason is not None:
-            raise Unusable([f"its graph {reason}"])
+            raise Unusable([f"its graph: {reason}"])
     return file
 
 
@@ -211,7 +211,7 @@ def look_at_branch(data: bytes, *, name: str, graphs: bool = True) -> BranchFile
         parameters = take_parameters(parse_scanned(data), branch_shapes(plan, manifest.branch))
         own = None
     elif not graphs:
-        raise Unusable([refused_graph(network.network)])
+        raise Unusable([_refused_graph(manifest.box, network.network)])
     else:
         own, parameters = take_graph(parse_scanned(data))
     if build_branch(manifest, plan, parameters, own) != data:
@@ -224,11 +224,11 @@ def look_at_branch(data: bytes, *, name: str, graphs: bool = True) -> BranchFile
     return BranchFile(name, manifest, plan, parameters, sha256(data), len(data), own=own)
 
 
-def refused_graph(network: str) -> str:
+def _refused_graph(box: str, network: str) -> str:
     """Return why a file with a graph of its own is not read."""
     return (
-        f"holds a graph of its own ({network}), which would be run as its box made it; expected a "
-        "preset. If you trust that box, say --accept-graphs"
+        f"holds a graph of its own ({network}), which would be run as box {box} made it; expected "
+        "a preset. If you trust that box, say --accept-graphs"
     )
 
 

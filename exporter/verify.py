@@ -263,7 +263,7 @@ def _graph_findings(file: BranchFile, *, accept_graphs: bool) -> list[Finding]:
     reason = unfit(branch_bytes(file), file.manifest, file.plan)
     if reason is None:
         return []
-    return [Finding(f"its graph {reason}", file.manifest.id, "take it out with merge --remove")]
+    return [Finding(f"its graph: {reason}", file.manifest.id, "take it out with merge --remove")]
 
 
 def _answer_findings(content: Content, data: bytes, name: str) -> list[Finding]:
