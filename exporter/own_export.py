@@ -28,6 +28,7 @@ from exporter.read import Unusable, look_at_branch
 
 
 EXPORT_OPSET = 18
+_REWRITTEN = {"Constant", "Identity", "ReduceMean", "Reshape", "Shape", "Split"}
 _PLANE = 4
 """Axes of ``(N, C, h, w)``."""
 
@@ -113,6 +114,8 @@ class _Taken:
         Raises:
             NoGraph: nothing in opset 17 does.
         """
+        if node.domain or node.op_type not in _REWRITTEN:
+            _need_known(node)
         inputs = [self._same.get(name, name) for name in node.input]
         attributes = _attributes(node)
         output = node.output[0]
@@ -129,7 +132,6 @@ class _Taken:
         elif node.op_type == "Split":
             self._split(inputs, list(node.output), attributes)
         else:
-            _need_known(node)
             self.nodes[output] = OwnNode(node.op_type, tuple(inputs), tuple(attributes.items()))
 
     def _constant(self, name: str, numbers: list[int]) -> str:
