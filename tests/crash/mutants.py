@@ -85,8 +85,9 @@ MUTANTS = [
     ),
     Mutant(
         "a file is written beside its place", _FILES,
-        'temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")',
-        'temporary = path if keep is None else path.with_name(f".{path.name}.{os.getpid()}.tmp")',
+        'temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")\n    try:\n        remove_',
+        'temporary = path if keep is None else path.with_name(f".{path.name}.{os.getpid()}.tmp")\n'
+        "    try:\n        remove_",
         _CRASH,
     ),
     Mutant(
@@ -104,8 +105,8 @@ MUTANTS = [
     ),
     Mutant(
         "SIGTERM before anything was begun is answered", "edge_stl/cli/_app.py",
-        "    before = signal.signal(signal.SIGTERM, stop)\n",
-        "    before = signal.getsignal(signal.SIGTERM)\n",
+        "        if handler is not signal.SIG_IGN:  # a command in",
+        "        if handler is not signal.SIG_IGN and number == signal.SIGINT:  # a command in",
         "tests/crash/test_kill.py::test_sigterm_before_anything_was_begun_is_one_line_and_exit_"
         "code_30",
     ),
