@@ -1,4 +1,4 @@
-"""Every method on CIFAR-10, by one ledger: the figure of docs/results.md.
+"""Every method on MNIST, by one ledger: the figure of docs/results.md.
 
     python -m benchmarks.compare --seeds 3
 
@@ -21,8 +21,8 @@ from edge_stl.fleet._split import read_split
 from edge_stl.plan import new_plan
 
 
-_ROUNDS, _STEPS, _BATCH = 120, 4, 16
-_RATES = (0.05, 0.1, 0.2)
+_ROUNDS, _STEPS, _BATCH = 60, 4, 16
+_RATES = (0.02, 0.05, 0.1, 0.2)
 
 
 def _arguments() -> ArgumentParser:
@@ -38,14 +38,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     given = _arguments().parse_args(argv)
     torch.set_num_threads(1)
-    folders = image_folders("cifar10", given.data, Path("runs") / "compare-images")
+    folders = image_folders("mnist", given.data, Path("runs") / "compare-images")
     plan = new_plan(
         classes=folders.classes,
-        resolution=32,
+        resolution=28,
+        channels=1,
         levels=1,
         branches="all",
         network="lenet-gn",
         name="compare",
+        flip=False,
     )
     out = given.out or Path("runs") / "compare"
     what = Comparison(

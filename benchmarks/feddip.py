@@ -144,7 +144,7 @@ class Lab:
             "seconds": time.monotonic() - began,
         }
         write_durably(kept, json.dumps(done).encode())
-        print(  # noqa: T201
+        print(
             f"{file}: validation {100 * done['validation']:.2f} %, {done['seconds']:.0f} s",
             flush=True,
         )

@@ -60,7 +60,7 @@ def orthonormal(matrix: Tensor) -> Tensor:
     By Householder QR in the precision given, at least float32: a column that is zero or depends on
     the others becomes some unit vector, never NaN.
     """
-    return torch.linalg.qr(matrix).Q
+    return torch.linalg.qr(matrix).Q.contiguous()
 
 
 def principal(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,6 @@
 """Random sampling: parameters at random, told by a seed instead of indices."""
 
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,6 +111,6 @@ class RandomSampling(Node):
         message = pack_sample(trained, seed, self.settings.share, number, degree=self.seat.degree)
         inbox = yield dict.fromkeys(self.seat.neighbours, message)
         weights = metropolis(self.seat.degree, {j: m.degree for j, m in inbox.items()})
-        heard: Mapping[int, Sparse] = {j: unpack_sample(m, len(trained)) for j, m in inbox.items()}
+        heard = {j: unpack_sample(m, len(trained)) for j, m in inbox.items()}
         self.vector = trained + pulled(trained, heard, weights)
         return loss

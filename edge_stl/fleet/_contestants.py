@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from edge_stl.cotrain import (
+    NGC,
     Bytes,
     Choco,
     ChocoSettings,
+    CompNGC,
     FedClient,
     FedDIPSettings,
     FedServer,
@@ -21,6 +23,7 @@ from edge_stl.cotrain import (
     LocalSettings,
     LocalSGD,
     Message,
+    NGCSettings,
     Node,
     PCASettings,
     Problem,
@@ -263,6 +266,24 @@ CONTESTANTS: dict[str, Contestant] = {
     "jwins": Contestant(
         "JWINS",
         gossip(lambda seat, problem, local, _effort, _chosen: Jwins(seat, problem, local)),
+    ),
+    "ngc": Contestant(
+        "NGC",
+        gossip(
+            lambda seat, problem, local, _effort, chosen: NGC(
+                seat, problem, local, NGCSettings(gamma=chosen["gamma"])
+            )
+        ),
+        grid={"gamma": (0.5, 1.0)},
+    ),
+    "compngc": Contestant(
+        "CompNGC",
+        gossip(
+            lambda seat, problem, local, _effort, chosen: CompNGC(
+                seat, problem, local, NGCSettings(gamma=chosen["gamma"])
+            )
+        ),
+        grid={"gamma": (0.5, 1.0)},
     ),
     "pca": Contestant("PCA of gradients", timed(_pca)),
     "fedavg": Contestant("FedAvg", _federated(lambda _effort: FedDIPSettings.fedavg())),

@@ -32,6 +32,7 @@ ALONE = (
     "docs/layers.md",
     "docs/jetson-and-pi.md",
     "docs/own-networks.md",
+    "docs/pca-hook.md",
 )
 CLASSES = ("bicycle", "car", "truck")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -87,6 +88,9 @@ def workplace(
         shim = shims / "edge-stl"
         shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m edge_stl "$@"\n')
         shim.chmod(0o755)
+        python = shims / "python"
+        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+        python.chmod(0o755)
         monkeypatch.chdir(folder)
         return os.environ | {
             "PATH": f"{shims}:{os.environ['PATH']}",
