@@ -90,7 +90,7 @@ def test_every_method_can_be_named(method: str, manifest_for: Callable[..., Mani
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a key more": ({"bytes": 3}, r"cotrained\.bytes: unknown key"),
-    "another method": ({"method": "gossip"}, r"cotrained\.method: 'gossip'; input should be 'dps"),
+    "another method": ({"method": "gossip"}, r"cotrained\.method: 'gossip'; input should be 'ful"),
     "one box": ({"boxes": ["cam01"]}, r"cotrained\.boxes: .* at least 2 items"),
     "no box id": ({"boxes": ["cam01", "../x"]}, r"cotrained\.boxes\.1: '\.\./x'"),
     "a box twice": ({"boxes": ["cam01", "cam01"]}, "is not sorted with every box once; expected"),
