@@ -1,7 +1,7 @@
 """Bytes in a Flower message: one uint8 array, and what it costs on the wire."""
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, RecordDict  # noqa: TID253  (imported lazily)
+from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from edge_stl.cotrain import Bytes, fed_bytes
 from edge_stl.errors import DataError
