@@ -9,9 +9,13 @@ rules are those of the product. ``absent`` is the fleet without the bad box: wha
 were worth. A back door is trained in: a fifth of the box's images carry a mark and
 the label of another class; the table says how many marked test images of other classes get that
 label. Last, fleets of five in which one honest box saw two classes only: how often it is suspected.
+
+``--flags`` tells in place of all that whom `exporter.flags` finds far from the others without any
+image: by what boxes say of themselves and by how loud they are, here on the held-out images and
+not on the noise of a branch file's test vector. ``benchmarks.flags`` does it with whole files.
 """
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,9 +44,11 @@ from edge_stl.fusion import (
     fuse,
     median_answers,
     member_probabilities,
+    reliability,
 )
 from edge_stl.fusion.audit import certified, certified_median, try_boxes, worst
 from edge_stl.plan import Plan, new_plan
+from exporter.flags import Flag, Numbers, flags_of, loudness_of
 
 
 RULES = ("reliability", "uniform", "median")
@@ -102,6 +108,9 @@ def main() -> None:
     torch.set_flush_denormal(True)
     study = _study(chosen.network, chosen.epochs, chosen.data, chosen.out)
     rows: dict[tuple[int, str], list[dict[str, float]]] = {}
+    if chosen.flags:
+        _tell_flags(study, chosen)
+        return
     for boxes in chosen.boxes:
         for seed in range(chosen.seeds):
             for name, numbers in _one_fleet(study, boxes, seed).items():
@@ -131,6 +140,7 @@ def _options() -> ArgumentParser:
     options.add_argument("--network", default="cnn-s")
     options.add_argument("--epochs", type=whole, default=30)
     options.add_argument("--rare", type=int, default=RARE, help="fleets with a rare box")
+    options.add_argument("--flags", action="store_true", help="only who is flagged; seconds")
     options.add_argument("--append", action="store_true", help="append to docs/results.md")
     return options
 
@@ -155,8 +165,8 @@ def _study(network: str, epochs: int, data: Path, out: Path | None) -> Study:
     return Study(plan, train, held, both, len(test.labels), out or Path("runs") / "poison")
 
 
-def _one_fleet(study: Study, boxes: int, seed: int) -> dict[str, dict[str, float]]:
-    """Return what every attack did to one fleet."""
+def _attacked_fleets(study: Study, boxes: int, seed: int) -> tuple[str, dict[str, list[Voter]]]:
+    """Return the bad box, and one fleet under every attack."""
     settings, honest = study.fleet(boxes, seed)
     sides = study.plan.resolutions[::-1]
     bad = max(i for i in range(boxes) if i % len(sides) == min(boxes, len(sides)) - 1)
@@ -170,6 +180,13 @@ def _one_fleet(study: Study, boxes: int, seed: int) -> dict[str, dict[str, float
         "copy of another box": copied(honest, name, "box01"),
         "back door": [v for v in honest if v.member.box != name] + door,
     }
+    return name, fleets
+
+
+def _one_fleet(study: Study, boxes: int, seed: int) -> dict[str, dict[str, float]]:
+    """Return what every attack did to one fleet."""
+    name, fleets = _attacked_fleets(study, boxes, seed)
+    honest = fleets["none"]
     clean = {rule: _accuracy(study, honest, rule) for rule in RULES}
     found = {}
     for attack, voters in fleets.items():
@@ -187,16 +204,60 @@ def _one_fleet(study: Study, boxes: int, seed: int) -> dict[str, dict[str, float
     return found
 
 
-def _rare(study: Study, seed: int) -> bool:
-    """Return whether an honest box that saw two classes only is suspected."""
+def _rare_fleet(study: Study, seed: int) -> list[Voter]:
+    """Return an honest fleet of five in which one box saw two classes only."""
     settings, honest = study.fleet(5, seed % 3)
     rng = np.random.default_rng([seed, 8])
     classes = rng.permutation(len(study.plan.classes))[:2]
     hand = deal(settings, study.train)[4]
     own = study.train.part(hand[np.isin(study.train.labels[hand], classes)])
     rare = study.one_box(settings, own, 4, f"rare {seed}")
-    _, quarantined = _audited(study, [v for v in honest if v.member.box != "box05"] + rare)
+    return [v for v in honest if v.member.box != "box05"] + rare
+
+
+def _rare(study: Study, seed: int) -> bool:
+    """Return whether an honest box that saw two classes only is suspected, or any other."""
+    _, quarantined = _audited(study, _rare_fleet(study, seed))
     return bool(quarantined)
+
+
+def _tell_flags(study: Study, chosen: Namespace) -> None:
+    """Print who is flagged, by attack and by what."""
+    rows: dict[tuple[int, str], list[tuple[str, set[Flag]]]] = {}
+    for boxes in chosen.boxes:
+        for seed in range(chosen.seeds):
+            bad, fleets = _attacked_fleets(study, boxes, seed)
+            for attack, voters in fleets.items():
+                rows.setdefault((boxes, attack), []).append((bad, _flags(voters)))
+    lines = ["| boxes | bad box | flagged | by | honest boxes flagged |", "|" + "---|" * 5]
+    for (boxes, attack), found in rows.items():
+        whats = sorted({flag.what for bad, flags in found for flag in flags if flag.box == bad})
+        told = sum(any(flag.box == bad for flag in flags) for bad, flags in found)
+        honest = sum(len({flag.box for flag in flags} - {bad}) for bad, flags in found)
+        caught = "-" if attack in ("none", "absent") else f"{told} of {len(found)}"
+        lines.append(f"| {boxes} | {attack} | {caught} | {', '.join(whats)} | {honest} |")
+    rare = sum(bool(_flags(_rare_fleet(study, seed))) for seed in range(chosen.rare))
+    lines += [
+        "",
+        f"In {rare} of {chosen.rare} fleets with a box of two rare classes any was flagged.",
+    ]
+    document = {"benchmark": "poison flags", "lines": lines}
+    report(document, lines, as_json=chosen.json)
+
+
+def _flags(voters: Sequence[Voter]) -> set[Flag]:
+    numbers = [
+        Numbers(
+            branch=v.member.branch,
+            box=v.member.box,
+            images=float(v.member.images),
+            claim=1 + reliability(v.member),
+            loudness=loudness_of(v.held, v.member),
+            sizes={},
+        )
+        for v in voters
+    ]
+    return set(flags_of(numbers))
 
 
 def _answers(voters: Sequence[Voter], rule: str, which: str) -> NDArray[np.float64]:

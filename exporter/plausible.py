@@ -30,6 +30,12 @@ MOST_MULTIPLY_ADDS = 10**12
 MOST_ACTIVATIONS = 1 << 28
 """Numbers of two neighbouring layers for one image: a GiB of memory."""
 
+_TOLD = 10
+"""Reasons of one kind that are told one by one; a plan may have thousands of classes."""
+
+_ROUNDED = 1e-5
+"""Share by which a loss of six digits may be below what it is computed to be."""
+
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
 
@@ -61,6 +67,46 @@ def flushed(array: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the array with numbers too small for float32's full precision rounded to 0."""
     tiny = (np.abs(array) < _SMALLEST) & (array != 0)
     return np.where(tiny, np.float32(0), array) if tiny.any() else array
+
+
+def implausible_scores(
+    train: Sequence[int],
+    validation: Sequence[int],
+    *,
+    accuracy: float | None,
+    log_loss: float,
+    classes: Sequence[str],
+) -> list[str]:
+    """Return why the images that a box counts and the scores on them cannot both be true.
+
+    A box holds back at most half of the images of a class, rounded, and none of a class that it
+    does not train on; a class without validation images counts as chance in the loss.
+
+    Args:
+        train: images per class ``(K,)``, as published.
+        validation: likewise.
+        accuracy: on the validation images; None where there are none.
+        log_loss: L of the fusion, in nats.
+        classes: names of the K classes.
+    """
+    found = []
+    for name, own, held in zip(classes, train, validation, strict=True):
+        if held > (own + 1 if own else 0):
+            found.append(
+                f"images.validation counts {held} of {name!r}, of which images.train counts {own}; "
+                "a box holds back at most half of a class, and nothing of one it has not trained on"
+            )
+    seen = sum(n > 0 for n in train)
+    missed = sum(n > 0 and not held for n, held in zip(train, validation, strict=True))
+    least = missed / seen * math.log(seen) if seen else 0.0
+    if log_loss < least * (1 - _ROUNDED):
+        found.append(
+            f"validation.log_loss is {log_loss:.6g}, with no validation image of {missed} of "
+            f"{seen} classes, which count as chance; it is {least:.6g} at least"
+        )
+    if accuracy is not None and not any(validation):
+        found.append(f"validation.accuracy is {accuracy:.6g}, and images.validation counts nothing")
+    return found[:_TOLD] + ([f"{len(found) - _TOLD} more of the kind"] if found[_TOLD:] else [])
 
 
 def too_costly(plan: Plan, branch_name: str) -> list[str]:

@@ -59,6 +59,7 @@ def fabricated_manifest(
     )
 
     classes = len(plan.classes)
+    train = tuple(counts or [10] * classes)
     rows = np.zeros((2, classes)) if logits is None else logits
     facts: dict[str, Any] = {
         "format": 1,
@@ -68,7 +69,7 @@ def fabricated_manifest(
         "box": box,
         "network": plan.branch(branch).network,
         "native_resolution": resolution or plan.input.resolution,
-        "images": Images(train=tuple(counts or [10] * classes), validation=(1,) * classes),
+        "images": Images(train=train, validation=tuple(min(1, n) for n in train)),
         "validation": Validation(accuracy=0.5, log_loss=loss),
         "temperature": 1.3,
         "training": TrainingRecord(

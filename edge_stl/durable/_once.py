@@ -99,12 +99,13 @@ def _need_plain(
 
 
 def _missing(path: Path, problem: OSError, *, links: bool) -> str:
-    if path.is_symlink() and not links:
+    # os.path and not Path: a stick that was pulled out makes every question about it an error
+    if os.path.islink(path) and not links:  # noqa: PTH114
         return "is a link, which is not followed"
     if isinstance(problem, FileNotFoundError | NotADirectoryError):
         return "there is no such file"
     # Opening a socket gives ENXIO, and a pipe without a writer may as well.
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
         return "not a regular file"
     return f"cannot be read ({problem.strerror})"
 

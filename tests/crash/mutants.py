@@ -81,8 +81,9 @@ MUTANTS = [
     ),
     Mutant(
         "a file is written beside its place", _FILES,
-        'temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")',
-        'temporary = path if keep is None else path.with_name(f".{path.name}.{os.getpid()}.tmp")',
+        'temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")\n    try:\n        remove_',
+        'temporary = path if keep is None else path.with_name(f".{path.name}.{os.getpid()}.tmp")\n'
+        "    try:\n        remove_",
         _CRASH,
     ),
     Mutant(
@@ -100,8 +101,8 @@ MUTANTS = [
     ),
     Mutant(
         "SIGTERM before anything was begun is answered", "edge_stl/cli/_app.py",
-        "    before = signal.signal(signal.SIGTERM, stop)\n",
-        "    before = signal.getsignal(signal.SIGTERM)\n",
+        "        if handler is not signal.SIG_IGN:  # a command in",
+        "        if handler is not signal.SIG_IGN and number == signal.SIGINT:  # a command in",
         "tests/crash/test_kill.py::test_sigterm_before_anything_was_begun_is_one_line_and_exit_"
         "code_30",
     ),
@@ -278,7 +279,7 @@ MUTANTS = [
     ),
     Mutant(
         "a file from outside is no link", "edge_stl/durable/_once.py",
-        " | os.O_NOFOLLOW", "",
+        '_NO_LINK = getattr(os, "O_NOFOLLOW", 0)', "_NO_LINK = 0",
         "tests/durable/test_once.py",
     ),
     Mutant(

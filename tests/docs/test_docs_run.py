@@ -23,9 +23,16 @@ STORY = (
     "docs/branch-file.md",
     "docs/trust.md",
     "docs/simulate.md",
+    "docs/compare.md",
     "docs/jobs.md",
 )
-ALONE = ("README.md", "edge_stl/bands/README.md", "docs/layers.md", "docs/jetson-and-pi.md")
+ALONE = (
+    "README.md",
+    "edge_stl/bands/README.md",
+    "docs/layers.md",
+    "docs/jetson-and-pi.md",
+    "docs/pca-hook.md",
+)
 CLASSES = ("bicycle", "car", "truck")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -72,7 +79,7 @@ def workplace(
     """Make a folder as a user has it: `photos`, and `edge-stl` on the path."""
 
     def make(folder: Path) -> dict[str, str]:
-        pictures(folder / "photos" / "train", CLASSES, count=6, side=64)
+        pictures(folder / "photos" / "train", CLASSES, count=10, side=64)
         pictures(folder / "photos" / "test", CLASSES, count=2, side=64, seed=1)
         pictures(folder / "photos" / "holdout", CLASSES, count=10, side=64, seed=2)
         shims = folder / ".bin"
@@ -80,6 +87,9 @@ def workplace(
         shim = shims / "edge-stl"
         shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m edge_stl "$@"\n')
         shim.chmod(0o755)
+        python = shims / "python"
+        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+        python.chmod(0o755)
         monkeypatch.chdir(folder)
         return os.environ | {
             "PATH": f"{shims}:{os.environ['PATH']}",

@@ -1,5 +1,6 @@
 """A file from outside is read once, whatever stands under its name and whoever changes it."""
 
+import errno
 import os
 import socket
 import threading
@@ -8,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_stl.durable import read_once
-from edge_stl.errors import DataError, UsageError
+from edge_stl.durable import read_once, write_new
+from edge_stl.errors import DataError, ResourceError, UsageError
 
 
 def read(path: Path, most: int = 10**6) -> bytes:
@@ -160,3 +161,33 @@ def test_a_thousand_races_never_mix_two_files(tmp_path: Path):
     assert sum(seen.values()) == 1000
     assert seen["refused"]
     assert seen["one"] + seen["two"]
+
+
+def test_a_file_on_a_stick_that_was_pulled_out_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Then not even the question whether it is there has an answer."""
+    path = tmp_path / "a"
+
+    def gone(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        for name in ("open", "stat", "lstat"):
+            patch.setattr(os, name, gone)
+        with pytest.raises(DataError, match=r"a: cannot be read \(Input/output error\); expected"):
+            read_once(path, most=10, expected="a file")
+
+
+def test_a_private_file_is_not_made_where_others_could_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """FAT and exFAT keep no permissions: what was asked for is not what stands there."""
+    path = tmp_path / "key"
+    with monkeypatch.context() as patch:
+        patch.setattr("edge_stl.durable._new_file.stat.S_IMODE", lambda _: 0o777)
+        with pytest.raises(ResourceError, match=r"a private key would be .* \(mode 0777\), for"):
+            write_new(path, b"secret", mode=0o600, what="a private key")
+        assert not path.exists()
+        write_new(path, b"for all", mode=0o644, what="a public key")
+    assert path.read_bytes() == b"for all"

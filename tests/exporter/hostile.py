@@ -214,13 +214,41 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
 """Name -> how it is made, and what the refusal says. `kind_of` is put after each."""
 
 
-def main() -> None:
+FILES = {
+    "NaN weights": r"tensor 2\.weight has \d+ numbers that are NaN or infinite",
+    "a hard link": r"has 3 names \(hard links\)",
+    "data kept in a hard link": "a tensor kept in another file",
+}
+"""As `BOMBS`, of whole branch files on the disk; what the refusal says is a pattern."""
+
+
+def files_in(folder: Path) -> dict[str, Path]:
+    """Write them; the links lead to a file of 4 GB, were anyone to read it."""
+    from edge_stl.plan import new_plan
+    from exporter.branch import build_branch
+    from tests.conftest import fabricated_manifest, fabricated_parameters
+
+    plan = new_plan(classes=["a", "b"], resolution=64, levels=1, channels=3, network="mlp-s")
+    parameters = fabricated_parameters(plan, "d1", seed=0)
+    parameters["2.weight"] = np.full_like(parameters["2.weight"], np.nan)
+    made = {name: folder / f"{i}.onnx" for i, name in enumerate(FILES)}
+    secret = folder / "secret"
+    with secret.open("wb") as out:
+        out.truncate(4 << 30)
+    made["a hard link"].hardlink_to(secret)
+    (folder / "weights.bin").hardlink_to(secret)
+    nan = build_branch(fabricated_manifest(plan, "d1"), plan, parameters)
+    made["NaN weights"].write_bytes(nan)
+    made["data kept in a hard link"].write_bytes(external("weights.bin") + kind_of("branch"))
+    return made
+
+
+def main(folder: Path) -> None:
     """Give every bomb to every reader, each time with room for 300 MB more than there is now."""
     import onnxruntime  # noqa: F401  (what it maps is no cost of a file)
 
-    from edge_stl.errors import EdgeStlError
     from edge_stl.predict import Ensemble
-    from exporter.read import Unusable, branch_from_bytes
+    from exporter.read import branch_from_bytes, read_branch
     from exporter.split import members_of
 
     readers: dict[str, tuple[str, Callable[[bytes], object]]] = {
@@ -234,21 +262,31 @@ def main() -> None:
             if reader != "merge" and len(bomb) > 1_000_000:
                 continue  # all begin with the same scan
             data = bomb + kind_of(kind)
-            mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (mapped + ROOM, resource.RLIM_INFINITY))
-            start = time.process_time()
-            try:
-                read(data)
-                said = "accepted"
-            except (Unusable, EdgeStlError) as verdict:
-                said = str(verdict)
-            except BaseException as error:  # noqa: BLE001  (what came out is what is asked)
-                said = f"{type(error).__name__}: {error}"
-            seconds = time.process_time() - start
-            resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
-            row = {"bomb": name, "reader": reader, "said": said, "seconds": seconds}
-            sys.stdout.write(json.dumps(row) + "\n")
+            tell(name, reader, lambda read=read, data=data: read(data))
+    for name, path in files_in(folder).items():
+        tell(name, "merge", lambda path=path: read_branch(path))
+
+
+def tell(name: str, reader: str, read: Callable[[], object]) -> None:
+    """Read with a limit of memory, and print what came of it."""
+    from edge_stl.errors import EdgeStlError
+    from exporter.read import Unusable
+
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + ROOM, resource.RLIM_INFINITY))
+    start = time.process_time()
+    try:
+        read()
+        said = "accepted"
+    except (Unusable, EdgeStlError) as verdict:
+        said = str(verdict)
+    except BaseException as error:  # noqa: BLE001  (what came out is what is asked)
+        said = f"{type(error).__name__}: {error}"
+    seconds = time.process_time() - start
+    resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+    row = {"bomb": name, "reader": reader, "said": said, "seconds": seconds}
+    sys.stdout.write(json.dumps(row) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))

@@ -26,11 +26,11 @@ from edge_stl.testing import assert_parity
 from exporter._session import run
 from exporter.branch import build_branch
 from exporter.ensemble import build_ensemble
-from exporter.manifest import sha256
+from exporter.manifest import Images, sha256
 from exporter.merge import Merged, change_ensemble, merge_paths
 from exporter.options import Options
 from exporter.prove import native_bands
-from exporter.read import BranchFile, branch_from_bytes, read_branch
+from exporter.read import BranchFile, read_branch
 from exporter.split import branch_bytes, members_of
 from exporter.verify import TARGETS, check_path
 
@@ -348,9 +348,11 @@ def test_the_bytes_of_a_fixed_set_never_change(
         ((4, 0, 6), (3, 2, 1), (0, 9, 0)),
         strict=True,
     ):
-        manifest = manifest_for(plan, branch.name, box=box, counts=counts)
-        data = build_branch(manifest, plan, parameters_of(plan, branch.name, seed=7))
-        built.append(branch_from_bytes(data, name=branch.name))
+        images = Images(train=counts, validation=(1, 1, 1))
+        manifest = manifest_for(plan, branch.name, box=box, images=images)
+        parameters = parameters_of(plan, branch.name, seed=7)
+        data = build_branch(manifest, plan, parameters)
+        built.append(BranchFile(branch.name, manifest, plan, parameters, sha256(data), len(data)))
     weights = ((0.5, 0.0, 0.375), (0.5, 1.0, 0.625), (0.0, 0.0, 0.0))
     model = build_ensemble(built, weights, options=Options(), scale=0.875, made_by="0.0.0")
     assert (built[1].sha256, sha256(model)) == GOLDEN[transform]

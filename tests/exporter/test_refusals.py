@@ -9,14 +9,18 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from edge_stl.branch._calibrate import class_mean_log_loss
+from edge_stl.branch._split import split_validation
 from edge_stl.errors import CheckError, DataError, MergeRefused, UsageError
 from edge_stl.plan import Plan, new_plan, plan_from_document
 from exporter.branch import build_branch, export_branch
 from exporter.manifest import sha256
 from exporter.merge import Merged, merge_paths
 from exporter.options import Options
+from exporter.plausible import implausible_scores
 from exporter.read import Unusable, branch_from_bytes, read_bytes
 
 
@@ -430,3 +434,85 @@ def test_an_export_that_computes_otherwise_is_refused(
     with pytest.raises(CheckError, match=r"onnxruntime and torch differ by .* on the test vector"):
         export_branch(manifest, PLAN, parameters_of(PLAN, "a1", seed=0))
     assert build_branch(manifest, PLAN, parameters_of(PLAN, "a1", seed=0))
+
+
+# -- images and scores that cannot both be true ---------------------------------------------------
+
+IMPOSSIBLE: dict[str, tuple[dict[str, Any], str]] = {
+    "a class it never trained on": (
+        {"train": [9, 0, 9], "validation": [1, 1, 1]},
+        r"images\.validation counts 1 of 'car', of which images\.train counts 0; a box holds back",
+    ),
+    "more than half of a class": (
+        {"train": [9, 9, 9], "validation": [1, 11, 1]},
+        r"images\.validation counts 11 of 'car', of which images\.train counts 9",
+    ),
+    "a million of each": (
+        {"train": [9, 9, 9], "validation": [10**6] * 3},
+        r"counts 1000000 of 'bus'.*counts 1000000 of 'van', of which",
+    ),
+    "a score without images": (
+        {"validation": [0, 0, 0], "accuracy": 0.9, "log_loss": 1.0987},
+        r"validation\.accuracy is 0\.9, and images\.validation counts nothing",
+    ),
+    "a loss without images": (
+        {"validation": [0, 0, 0], "accuracy": None, "log_loss": 0.5},
+        r"validation\.log_loss is 0\.5, with no validation image of 3 of 3 classes, .*1\.09861 at",
+    ),
+    "a loss below that of the classes left out": (
+        {"validation": [1, 0, 1], "accuracy": 1.0, "log_loss": 0.36},
+        r"log_loss is 0\.36, with no validation image of 1 of 3 classes, .*0\.366204 at least",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_images_and_scores_that_cannot_both_be_true_are_refused(name: str, good: bytes):
+    facts, said = IMPOSSIBLE[name]
+
+    def lie(document: dict[str, Any]) -> None:
+        for key in {"train", "validation"} & facts.keys():
+            document["images"][key] = facts[key]
+        for key in {"accuracy", "log_loss"} & facts.keys():
+            document["validation"][key] = facts[key]
+
+    (text,) = ["; ".join(reasons_of(edited(good, manifest(lie))))]
+    assert re.search(said, text), text
+    assert "not byte for byte" not in text
+
+
+def test_a_lie_about_thousands_of_classes_is_told_shortly():
+    reasons = implausible_scores(
+        [0] * 2000, [1] * 2000, accuracy=None, log_loss=0.0, classes=[str(c) for c in range(2000)]
+    )
+    assert len(reasons) == 11
+    assert reasons[-1] == "1990 more of the kind"
+
+
+@given(
+    counts=st.lists(st.integers(0, 60), min_size=1, max_size=6).filter(any),
+    share=st.floats(0, 0.5),
+    seed=st.integers(0, 5),
+    floor=st.sampled_from([0, 3, 10]),
+)
+def test_what_an_honest_box_counts_and_scores_is_never_refused(
+    counts: list[int], share: float, seed: int, floor: int
+):
+    """By the agent's own split and loss, on answers as good and as bad as can be."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    train, held = split_validation(labels, share=share, seed=seed)
+    published = [
+        [max(int(n), floor) if n else 0 for n in np.bincount(labels[part], minlength=len(counts))]
+        for part in (train, held)
+    ]
+    seen = tuple(c for c, n in enumerate(published[0]) if n)
+    best = np.eye(len(counts))[labels[held]]
+    for answers in (best, 1 - best, np.full(best.shape, 1 / len(counts))):
+        loss = class_mean_log_loss(answers, labels[held], seen)
+        found = implausible_scores(
+            *published,
+            accuracy=1.0 if len(held) else None,
+            log_loss=float(f"{loss:.6g}"),
+            classes=[str(c) for c in range(len(counts))],
+        )
+        assert found == []

@@ -5,6 +5,7 @@ over and prints seed, cases and outcomes; the tests of this folder take a fixed 
 """
 
 import argparse
+import copy
 import json
 import os
 import sys
@@ -99,7 +100,8 @@ def _document_mutation(document: Any, rng: Rng) -> None:
         if not places:
             return
         holder, key = places[rng.integers(0, len(places))]
-        strange = STRANGE[rng.integers(0, len(STRANGE))]
+        # a copy: a second change may go into it, and what one case does is no other's business
+        strange = copy.deepcopy(STRANGE[rng.integers(0, len(STRANGE))])
         match rng.integers(0, 5):
             case 0:
                 del holder[key]

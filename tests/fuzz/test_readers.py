@@ -9,7 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.fuzz.cases import Outcomes, Seeds, Watch, honest_seeds, one_case
+from tests.fuzz.cases import (
+    STRANGE,
+    Outcomes,
+    Seeds,
+    Watch,
+    _document_mutation,
+    honest_seeds,
+    one_case,
+)
 
 
 ROOT = Path(__file__).parents[2]
@@ -75,3 +83,15 @@ def test_make_fuzz_prints_seed_cases_and_outcomes():
     assert first == "seed 7"
     assert "cases; slowest" in last
     assert "no file, process or socket opened" in last
+
+
+def test_one_case_changes_nothing_that_the_next_is_made_of():
+    """What was strange once is put into documents that are changed again."""
+    rng, before = np.random.default_rng(0), repr(STRANGE)
+    document: dict[str, object] = {"a": [1, {"b": 2}], "c": {"d": []}}
+    for _ in range(3000):
+        _document_mutation(document, rng)
+        document.setdefault("a", [])
+        if len(repr(document)) > 2000:
+            document = {"a": [1, {"b": 2}], "c": {"d": []}}
+    assert repr(STRANGE) == before

@@ -30,12 +30,17 @@ DOORS = {
     "SpectralConv2d SpectralLinear StableTensorBlock Synthesis ToBands TubeTransform block_matrix "
     "dct dft from_matrix haar identity identity_tensor join split stable_tensor_network "
     "tensor_product tensor_transpose tube_transform wavelet",
-    "edge_stl.branch": "Settings Trained Trainer branch_modules build_module fit_temperature "
-    "folded_parameters whole_network",
-    "edge_stl.cotrain": "FedClient FedDIPSettings FedServer SERVER fed_bytes run_server "
-    "Batch Bytes FRAME_BYTES Flat FullSharing Graph HEADER_BYTES Ledger "
-    "LocalSGD LocalSettings Message Messages ModuleProblem Node Problem Round Seat metropolis mix "
-    "pack_floats run_together unpack_floats",
+    "edge_stl.branch": "Minibatches Settings Trained Trainer branch_modules build_module "
+    "class_mean_log_loss fit_temperature folded_parameters whole_network",
+    "edge_stl.cotrain": "Batch Bytes Choco ChocoSettings CompNGC FRAME_BYTES FedClient "
+    "FedDIPSettings FedServer Flat FullSharing Graph HEADER_BYTES Jwins "
+    "JwinsSettings Ledger LocalSGD LocalSettings Message Messages "
+    "ModuleProblem NGC NGCSettings Node PCASettings Problem RandomSampling "
+    "RandomSettings Replicas Round SERVER Seat Sparse Wavelet "
+    "compress_signs fed_bytes gradient_weights largest metropolis mix "
+    "neighbourhood_gradient pack_floats pack_indices pack_signs "
+    "quasi_global_momentum run_server run_together scaled_signs sign_bytes "
+    "unpack_floats unpack_indices unpack_signs",
     "edge_stl.trust": "BranchStatement COUNTER_FILE EnsembleStatement Numbers "
     "Owner PrivateKey PublicKey Seen Statement Trust Verdict add_key envelope_path judge "
     "load_private_key load_public_key make_key need_signing read_envelope_beside read_seen "
@@ -46,7 +51,10 @@ DOORS = {
     "device_agent.doctor": "Check default_work_root examine worst",
 }
 
-SIDE_DOORS = {"edge_stl.fusion": {"audit", "crossfit", "fitted", "threshold"}}
+SIDE_DOORS = {
+    "edge_stl.fusion": {"audit", "crossfit", "fitted", "threshold"},
+    "edge_stl.cotrain": {"pca_hook"},
+}
 """Modules that need an extra or a holdout: imported by name, and in the room once somebody did."""
 
 
