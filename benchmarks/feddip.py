@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import _cotrain as images
-from benchmarks._common import append_results, guarded, machine, parser, points, report
+from benchmarks._common import append_results, guarded, parser, points, report
 from edge_stl.cotrain import (
     SERVER,
     FedClient,
@@ -32,7 +32,8 @@ from edge_stl.durable import write_durably
 
 CLIENTS, FRACTION, BATCH, WEIGHT_DECAY, DECAY = 10, 0.5, 32, 5e-4, 0.998
 RATES = (0.02, 0.05, 0.1, 0.2)
-PENALTIES = (0.0, 1e-3)
+SPARSE_RATES = (0.05, 0.1)
+PENALTIES = (1e-3,)
 ROWS: dict[str, dict[str, Any]] = {
     "FedAvg": {},
     "FedDIP 0.9": {"sparsity": 0.9},
@@ -103,17 +104,18 @@ class Lab:
 
     def best(self, name: str) -> tuple[float, float]:
         """Return the rate and penalty with the best validation accuracy, of equals the smaller."""
-        penalties = PENALTIES if ROWS[name] else (0.0,)
+        penalties: tuple[float, ...] = PENALTIES if ROWS[name] else (0.0,)
         tried: dict[tuple[float, float], float] = {}
 
         def best() -> tuple[float, float]:
             return max(tried, key=lambda pair: (tried[pair], -pair[0], -pair[1]))
 
-        for rate in RATES[:1] if self.chosen.quick else RATES:
+        rates = SPARSE_RATES if ROWS[name] else RATES
+        for rate in rates[:1] if self.chosen.quick else rates:
             pair = rate, penalties[-1]
             tried[pair] = self.run(name, *pair, seed=0)["validation"]
-        for penalty in penalties[:-1]:
-            pair = best()[0], penalty
+        for smaller in penalties[:-1]:
+            pair = best()[0], smaller
             tried[pair] = self.run(name, *pair, seed=0)["validation"]
         return best()
 
@@ -123,9 +125,10 @@ class Lab:
         kind = f"{c.set}-by{c.shrink}-T{c.rounds}-tau{c.steps}-R{c.every}"
         file = f"{kind}-{name.replace(' ', '-').replace(',', '')}-{rate:g}-{penalty:g}-seed{seed}"
         kept = self.out / f"{file}.json"
+        done: dict[str, Any]
         if kept.exists():
-            found: dict[str, Any] = json.loads(kept.read_text())
-            return found
+            done = json.loads(kept.read_text())
+            return done
         began = time.monotonic()
         server, ledger, curve = self._train(name, rate, penalty, seed)
         model = self.out / f"{file}.npy"
@@ -180,7 +183,7 @@ class Lab:
             own = self.data.train.take(part)
             problem = images.problem(module, own, batch=BATCH, node=k, seed=seed)
             clients.append(FedClient(k, problem, local, images=len(own), seed=seed))
-        first = clients[0].problem
+        first = images.problem(module, self.data.train, batch=BATCH, node=0, seed=seed)
         server = FedServer(first.start(), first.shapes, local, settings, clients=CLIENTS, seed=seed)
         ledger, curve = Ledger(), []
         few = self.data.validation.take(np.arange(1000))
@@ -227,8 +230,8 @@ def _print(rows: dict[str, dict[str, Any]], chosen: Any, out: Path) -> None:
         f"{chosen.set} with a side {chosen.shrink} times smaller, {CLIENTS} clients with equal "
         f"random parts, {FRACTION:g} of them in each of {chosen.rounds} rounds, {chosen.steps} "
         f"steps of {BATCH} images, a mask every {chosen.every} rounds; {chosen.seeds} seeds. "
-        f"Chosen on validation images with seed 0: the rate among {_words(RATES)}, then the "
-        f"penalty among {_words(PENALTIES)}. {machine()}.",
+        f"Chosen on validation images with seed 0: the rate of FedAvg among {_words(RATES)}, that "
+        f"of FedDIP among {_words(SPARSE_RATES)}, its penalty among {_words(PENALTIES)}.",
     ]
     report({"benchmark": "feddip", "rows": rows, "same": same}, lines, as_json=chosen.json)
     if chosen.append:

@@ -112,6 +112,10 @@ class Flower:
         said = self.call(*words)
         if not (out / "ledger.json").exists():
             sys.exit(f"no model came out:\n{said}\n{self.logs()}")
+        if connection == "deployment":
+            log = (self.here / "superlink.log").read_text("utf-8", "replace")
+            if "No SuperNode found with the given public key" not in log:
+                sys.exit(f"the stranger was not turned away:\n{self.logs()}")
         return digest(out)
 
     def simulation(self, processes: ExitStack, clients: int) -> str:  # noqa: ARG002

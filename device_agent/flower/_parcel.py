@@ -1,5 +1,7 @@
 """Bytes in a Flower message: one uint8 array, and what it costs on the wire."""
 
+from typing import Any
+
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
@@ -62,9 +64,8 @@ def parcel_bytes(content: RecordDict, data: bytes) -> Bytes:
 
 def record_bytes(content: RecordDict) -> int:
     """Return the bytes of a record dictionary and of all that is in it, as Flower sends them."""
-    total, waiting = 0, [content]
-    while waiting:
-        thing = waiting.pop()
-        total += len(thing.deflate())
-        waiting += list((thing.children or {}).values())
-    return total
+    return _deflated(content)
+
+
+def _deflated(thing: Any) -> int:
+    return len(thing.deflate()) + sum(map(_deflated, (thing.children or {}).values()))

@@ -168,7 +168,8 @@ class FedDIPStrategy(Strategy):
             if reply.has_error():
                 self._tell(f"node {node}: {reply.error.reason}; left out for now")
                 continue
-            index = reply.content.config_records.get(HELLO, {}).get(INDEX)
+            said = reply.content.config_records.get(HELLO)
+            index = None if said is None else said.get(INDEX)
             if not isinstance(index, int) or not 0 <= index < self.server.clients:
                 self._tell(
                     f"node {node}: client {index!r}; expected 0 to {self.server.clients - 1}. "
