@@ -31,7 +31,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(EXTRA_INDEX) -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(EXTRA_INDEX) -c constraints.txt \
-		-e '.[demo,fleet,sign,cotrain]' pytest pytest-xdist hypothesis scipy ruff mypy import-linter
+		-e '.[demo,fleet,own,sign,cotrain]' pytest pytest-xdist hypothesis scipy ruff mypy import-linter
 	touch $@
 
 demo: setup

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from device_agent import checkpoint
 from device_agent._budget import Watch
 from device_agent._memory import peak_rss_mb
+from device_agent._network import network_identity
 from device_agent._rehearsal import fit_into_memory
 from device_agent._signing import sign_written
 from device_agent._steps import answer_validation, take_steps
@@ -49,7 +50,7 @@ def train_one(
         settings=asdict(settings),
         images=images_digest,
         native_resolution=cache.native_resolution,
-        layers=repr(job.plan.layers(branch)),
+        layers=network_identity(job.plan, branch),
         version=__version__,
     )
     if job.fresh:

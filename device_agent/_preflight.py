@@ -4,9 +4,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from device_agent._network import parameter_count
 from device_agent._types import Job
 from edge_stl.errors import ResourceError
-from edge_stl.plan import Branch, Plan, networks
+from edge_stl.plan import Branch, Plan
 
 
 _FACTOR = 2.2
@@ -21,7 +22,7 @@ _FILES = 32  # that a job makes in a folder, generously
 
 def checkpoint_bytes(plan: Plan, branch: Branch) -> int:
     """Return about how many bytes a checkpoint of a branch has."""
-    return _STATES * _parameters(plan, branch) * 4 + _HEADS
+    return _STATES * parameter_count(plan, branch) * 4 + _HEADS
 
 
 def refuse_full_disk(job: Job, branches: Sequence[Branch], *, images: int = 0) -> None:
@@ -46,7 +47,7 @@ def refuse_full_disk(job: Job, branches: Sequence[Branch], *, images: int = 0) -
             checkpoint_bytes(plan, branch) / 2,
             _FACTOR * checkpoint_bytes(plan, branch) - _size(job.work / branch.name),
         )
-    made = _FACTOR * sum(4 * _parameters(plan, branch) + _HEADS for branch in branches)
+    made = _FACTOR * sum(4 * parameter_count(plan, branch) + _HEADS for branch in branches)
     work, out = _nearest(job.work), _nearest(job.out)
     together = work.stat().st_dev == out.stat().st_dev
     _refuse(job.work, work, held + made if together else held, "--work")
@@ -72,12 +73,6 @@ def _room(place: Path) -> tuple[int, int | None]:
     told = os.statvfs(place)
     # A file system that makes room for files as it goes, like btrfs, counts none at all.
     return told.f_bavail * told.f_frsize, told.f_favail if told.f_files else None
-
-
-def _parameters(plan: Plan, branch: Branch) -> int:
-    return networks.parameters(
-        plan.layers(branch), channels=plan.band_channels(branch), size=plan.band_size(branch)
-    )
 
 
 def _nearest(folder: Path) -> Path:

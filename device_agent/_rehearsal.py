@@ -128,9 +128,10 @@ def rehearse(
     least = max(floor, scale.climb(lambda n: scale.step(n, micro=1), batch, sure=batch // 2))
     if not scale.fits(least):
         enough = math.ceil((least + 2 * _SPARE) / (1 - _SHARE) / _ROUND) * _ROUND
+        part = "one image at a time" if trainer.divides else "its own network"
         raise ResourceError(
-            f"branch {trainer.branch.name}: needs about {enough / 1e6:.0f} MB with one image at a "
-            f"time; expected at most {limit / 1e6:.0f} (--max-memory). Use --max-memory "
+            f"branch {trainer.branch.name}: needs about {enough / 1e6:.0f} MB with {part}; "
+            f"expected at most {limit / 1e6:.0f} (--max-memory). Use --max-memory "
             f"{enough / 1e6:.0f}M, a smaller network or fewer threads"
         )
     tried = [(1, least)]

@@ -16,6 +16,7 @@ from exporter.manifest import (
     Validation,
     vector_input,
 )
+from exporter.own_export import export_own
 
 
 if TYPE_CHECKING:
@@ -90,4 +91,9 @@ def finish_branch(trainer: "Trainer", *, box: str, threads: int) -> FinishedBran
         ),
         camera=Camera.of(trained.sharpness) if trained.sharpness else None,
     )
-    return FinishedBranch(trained, manifest, export_branch(manifest, plan, trained.parameters))
+    data = (
+        export_branch(manifest, plan, trained.parameters)
+        if trained.graph is None
+        else export_own(manifest, plan, trained.graph)
+    )
+    return FinishedBranch(trained, manifest, data)

@@ -8,6 +8,7 @@ from functools import partial
 
 from device_agent._budget import Watch
 from device_agent._mending import MendedCache
+from device_agent._network import need_networks, need_one_network, parameter_count
 from device_agent._one_branch import train_one
 from device_agent._preflight import checkpoint_bytes, refuse_full_disk
 from device_agent._signing import check_signing
@@ -24,7 +25,7 @@ from edge_stl.errors import (
     ran_out_of_memory,
 )
 from edge_stl.images import scan
-from edge_stl.plan import Branch, Plan, nearest, networks
+from edge_stl.plan import Branch, Plan, nearest
 
 
 __all__ = ["Job", "JobFile", "JobFiles", "Reporter", "Silent", "run_job", "usable_cores"]
@@ -142,6 +143,7 @@ def _asked_for(job: Job) -> tuple[Branch, ...]:
     """Return the smallest branch that the job can come to, before its images are looked at."""
     plan = job.plan
     wanted = [b for b in plan.branches if job.branch in ("auto", "all", b.name)]
+    need_one_network(plan, wanted)
     return (min(wanted, key=lambda branch: checkpoint_bytes(plan, branch)),)
 
 
@@ -161,6 +163,7 @@ def _chosen(job: Job, cache: ImageCache) -> tuple[Branch, ...]:
             f"{job.images}: the images reach {r} px, which carries no such branch ({needs}). Use "
             "finer images, or a plan with a branch for this resolution"
         )
+    need_networks(plan, chosen)
     for branch in chosen:
         _fits(plan, branch)
     return chosen
@@ -168,9 +171,7 @@ def _chosen(job: Job, cache: ImageCache) -> tuple[Branch, ...]:
 
 def _fits(plan: Plan, branch: Branch) -> None:
     """Refuse, before any training, a branch whose file no desk would take."""
-    count = networks.parameters(
-        plan.layers(branch), channels=plan.band_channels(branch), size=plan.band_size(branch)
-    )
+    count = parameter_count(plan, branch)
     if 4 * count > plan.limits.max_branch_bytes:
         raise UsageError(
             f"branch {branch.name}: {branch.network} has {count:,} parameters here, which makes a "

@@ -2,16 +2,13 @@
 
 Both build what the file says before they judge it: sixteen local functions inside each other take
 onnxruntime a minute. So the child gets a limit of memory and of processor time, and the parent
-waits no longer than that. Where the system knows no such limits, the waiting alone is limited.
+waits no longer than that (`exporter._limited`).
 """
 
-import contextlib
-import json
-import os
-import subprocess
 import sys
 
 from edge_stl.errors import CheckError
+from exporter._limited import answer, limit, run_limited
 
 
 MEMORY = 4 << 30
@@ -33,38 +30,18 @@ def judge(model: bytes, where: str) -> None:
     """
     seconds = SECONDS + len(model) // 10_000_000
     memory = MEMORY + 6 * len(model)
-    program = [sys.executable, "-P", "-m", "exporter._judge", str(memory), str(seconds)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    stopped = (
-        f"{where}: not a valid model: to load it takes more than {seconds} s or {memory} bytes"
-    )
-    try:
-        ran = subprocess.run(  # noqa: S603  (this Python, and nothing of the file in the words)
-            program,
-            input=model,
-            capture_output=True,
-            timeout=3 * seconds,
-            check=False,
-            env=environment,
+    said = run_limited("exporter._judge", model, memory=memory, seconds=seconds)
+    if not isinstance(said, dict) or "problem" not in said:
+        raise CheckError(
+            f"{where}: not a valid model: to load it takes more than {seconds} s or {memory} bytes"
         )
-    except subprocess.TimeoutExpired:
-        raise CheckError(stopped) from None
-    try:
-        verdict = json.loads(ran.stdout.splitlines()[-1])["problem"]
-    except (IndexError, ValueError, KeyError, TypeError):
-        raise CheckError(stopped) from None
-    if verdict is not None:
-        raise CheckError(f"{where}: {verdict}")
+    if said["problem"] is not None:
+        raise CheckError(f"{where}: {said['problem']}")
 
 
 def main(memory: int, seconds: int) -> None:
     """Judge the model on standard input; print one JSON object."""
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource  # not on every system
-
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit(memory, seconds)
     from exporter._session import check_model
 
     problem = None
@@ -74,7 +51,7 @@ def main(memory: int, seconds: int) -> None:
         problem = str(error).removeprefix(": ")
     except MemoryError:
         problem = f"not a valid model: to load it takes more than {memory} bytes"
-    sys.stdout.write(json.dumps({"problem": problem}) + "\n")
+    answer({"problem": problem})
 
 
 if __name__ == "__main__":

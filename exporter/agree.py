@@ -39,13 +39,14 @@ class Agreement:
 
 
 def read_all(
-    paths: Sequence[Path], *, gate: Gate | None = None
+    paths: Sequence[Path], *, gate: Gate | None = None, accept_graphs: bool = False
 ) -> tuple[list[BranchFile], list[Refusal]]:
     """Read branch files; what cannot be read or used, or has no good signature, is a refusal."""
     files, refused = [], []
     for path in paths:
         try:
-            files.append(read_branch(path) if gate is None else gate.read(path))
+            read = read_branch if gate is None else gate.read
+            files.append(read(path, accept_graphs=accept_graphs))
         except Untrusted as verdict:
             refused.append(Refusal(path.name, tuple(verdict.reasons), signature=True))
         except Unusable as verdict:

@@ -13,12 +13,13 @@ from onnx import TensorProto
 
 from edge_stl.errors import CheckError
 from edge_stl.gate import MANIFEST_CAPS, Refused, strict_json
-from edge_stl.plan import Plan, networks
+from edge_stl.plan import Branch, Plan, networks
 from exporter import names
 from exporter._graph import Graph, value
 from exporter._network import add_network, network_constants
 from exporter._session import check_model, run
 from exporter.manifest import Manifest, manifest_text, vector_input
+from exporter.own import OwnGraph, add_own
 from exporter.plausible import flushed
 
 
@@ -27,26 +28,22 @@ VECTOR_TOLERANCE = 1e-3
 """Largest difference of test-vector logits, relative to the largest logit (at least 1)."""
 
 
-def build_branch(manifest: Manifest, plan: Plan, parameters: Parameters) -> bytes:
+def build_branch(
+    manifest: Manifest, plan: Plan, parameters: Parameters, own: OwnGraph | None = None
+) -> bytes:
     """Return the bytes of a branch file.
 
     Args:
         manifest: what the box says of the branch.
         plan: the plan it was trained under.
-        parameters: float32 tensors as `branch_shapes` names and shapes them.
+        parameters: float32 tensors as `branch_shapes` names and shapes them, or as ``own`` does.
+        own: the graph, of a network of the user's own.
     """
     branch = plan.branch(manifest.branch)
     channels, size = plan.band_channels(branch), plan.band_size(branch)
     graph = Graph()
-    add_network(
-        graph,
-        plan.layers(branch),
-        parameters,
-        channels=channels,
-        size=size,
-        input_name=names.BRANCH_INPUT,
-        prefix="",
-        output=names.BRANCH_OUTPUT,
+    add_branch_network(
+        graph, plan, branch, parameters, own, input_name=names.BRANCH_INPUT, prefix=""
     )
     return graph.model(
         name=manifest.id,
@@ -57,6 +54,31 @@ def build_branch(manifest: Manifest, plan: Plan, parameters: Parameters) -> byte
             names.KEY_KIND: names.BRANCH,
             names.KEY_MANIFEST: manifest_text(manifest, plan),
         },
+    )
+
+
+def add_branch_network(
+    graph: Graph,
+    plan: Plan,
+    branch: Branch,
+    parameters: Parameters,
+    own: OwnGraph | None,
+    *,
+    input_name: str,
+    prefix: str,
+) -> str:
+    """Add the nodes of a branch's network to a graph; return the name of its logits ``(N, K)``."""
+    if own is not None:
+        return add_own(graph, own, parameters, input_name=input_name, prefix=prefix)
+    return add_network(
+        graph,
+        plan.layers(branch),
+        parameters,
+        channels=plan.band_channels(branch),
+        size=plan.band_size(branch),
+        input_name=input_name,
+        prefix=prefix,
+        output=f"{prefix}{names.BRANCH_OUTPUT}",
     )
 
 
@@ -95,8 +117,16 @@ def vector_difference(manifest: Manifest, plan: Plan, model: Any) -> float:
     return difference if np.isfinite(difference) else float("inf")
 
 
-def export_branch(manifest: Manifest, plan: Plan, parameters: Parameters) -> bytes:
+def export_branch(
+    manifest: Manifest, plan: Plan, parameters: Parameters, own: OwnGraph | None = None
+) -> bytes:
     """Build a branch file, then check it: full ONNX checker, onnxruntime, its test vector.
+
+    Args:
+        manifest: as `build_branch`.
+        plan: as `build_branch`.
+        parameters: as `build_branch`.
+        own: as `build_branch`.
 
     Raises:
         CheckError: the file would not do elsewhere what the network does here.
@@ -116,7 +146,7 @@ def export_branch(manifest: Manifest, plan: Plan, parameters: Parameters) -> byt
             f"{manifest.id}: no desk would read its manifest: {verdict}. Make a plan with fewer or "
             "shorter class names"
         ) from None
-    model = build_branch(manifest, plan, parameters)
+    model = build_branch(manifest, plan, parameters, own)
     running = check_model(model, manifest.id)
     difference = vector_difference(manifest, plan, running)
     if difference > VECTOR_TOLERANCE:

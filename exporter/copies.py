@@ -55,6 +55,8 @@ def find_copies(files: Sequence[BranchFile]) -> tuple[Copy, ...]:
     for (i, a), (j, b) in combinations(enumerate(files), 2):
         if a.manifest.branch != b.manifest.branch or a.manifest.box == b.manifest.box:
             continue
+        if len(sketches[i]) != len(sketches[j]):
+            continue  # networks of the user's own may differ from box to box
         if _cosine(sketches[i], sketches[j]) < _WORTH_A_LOOK:
             continue
         cosine = _cosine(_numbers(a), _numbers(b))

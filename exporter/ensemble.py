@@ -31,11 +31,12 @@ from exporter._cascade import Pooling, add_cascade, stages_of
 from exporter._fusion_nodes import add_answer, add_probabilities, add_vote
 from exporter._graph import Graph, value
 from exporter._median_nodes import add_median
-from exporter._network import add_network
 from exporter._resampling import add_resampling
+from exporter.branch import add_branch_network, build_branch
 from exporter.cameras import kernel_entry
 from exporter.manifest import canonical_json
 from exporter.options import Cascade, Layout, Options, native_in
+from exporter.own_shapes import cost_of
 from exporter.read import BranchFile
 from exporter.signed import signed_entry
 
@@ -103,7 +104,8 @@ def build_ensemble(
         """Add some files and the banks that they read; return row and vote of each."""
         some = [files[i] for i in index]
         banks = _add_banks(where, plan, some, options, pixels, prefix)
-        work[index[0]] = sum(b.multiply_adds for b in banks.values()) + sum(map(_work, some))
+        if cascade:
+            work[index[0]] = sum(b.multiply_adds for b in banks.values()) + sum(map(_work, some))
         return [
             _add_branch(where, plan, f, weights[i], options, banks[_way(f, options)])
             for i, f in zip(index, some, strict=True)
@@ -127,6 +129,9 @@ def build_ensemble(
         shape = ["batch", channels, side, side]
     classes = len(plan.classes)
     record = _record(plan, files, weights, options, scale, made_by)
+    graphs = [f.manifest.id for f in files if f.own is not None]
+    if graphs:  # absent otherwise, as what follows
+        record["graphs"] = graphs
     if fitted:  # absent otherwise, so that ensembles without a holdout keep their bytes
         record["holdout"] = fitted.to_document()
     if audit:
@@ -232,15 +237,9 @@ def _add_branch(
     """Add a branch; return its row ``(N, 1, K)`` and its vote ``(N, K)``, none under a median."""
     branch, member = plan.branch(file.manifest.branch), file.manifest.member()
     prefix = f"{file.manifest.id}/"
-    logits = add_network(
-        graph,
-        plan.layers(branch),
-        file.parameters,
-        channels=plan.band_channels(branch),
-        size=plan.band_size(branch),
-        input_name=bank.read(branch.bands, output=f"{prefix}{names.BRANCH_INPUT}"),
-        prefix=prefix,
-        output=f"{prefix}{names.BRANCH_OUTPUT}",
+    bands = bank.read(branch.bands, output=f"{prefix}{names.BRANCH_INPUT}")
+    logits = add_branch_network(
+        graph, plan, branch, file.parameters, file.own, input_name=bands, prefix=prefix
     )
     said = add_probabilities(graph, member, prefix=prefix, logits=logits)
     if options.robust is not None:
@@ -252,6 +251,9 @@ def _work(file: BranchFile) -> int:
     """Return the multiply-adds of a branch's network for one image."""
     plan = file.plan
     branch = plan.branch(file.manifest.branch)
+    if file.own is not None:
+        data = build_branch(file.manifest, plan, file.parameters, file.own)
+        return cost_of(data, classes=len(plan.classes)).multiply_adds
     return multiply_adds(
         plan.layers(branch), channels=plan.band_channels(branch), size=plan.band_size(branch)
     )

@@ -59,8 +59,12 @@ class Gate:
         """Return what a person should know of the numbers."""
         return self._seen.note
 
-    def read(self, path: Path) -> BranchFile:
+    def read(self, path: Path, *, accept_graphs: bool = False) -> BranchFile:
         """Read a branch file that an enrolled box signed, and that is not an old one.
+
+        Args:
+            path: of the file.
+            accept_graphs: as `exporter.read.branch_from_bytes`: after the signature.
 
         Raises:
             DataError: the file cannot be read.
@@ -72,7 +76,7 @@ class Gate:
         statement, owner = verdict.statement, verdict.owner
         if not verdict.ok or not isinstance(statement, BranchStatement) or owner is None:
             raise Untrusted(list(verdict.reasons))
-        file = branch_from_bytes(data, name=path.name)
+        file = branch_from_bytes(data, name=path.name, accept_graphs=accept_graphs)
         said = file.manifest
         pairs = (
             ("plan", statement.plan_digest[:12], said.plan_digest[:12]),

@@ -12,14 +12,7 @@ from edge_stl.errors import DataError
 from edge_stl.fusion import largest_change
 from exporter import names
 from exporter.manifest import sha256
-from exporter.read import (
-    BranchFile,
-    Unusable,
-    branch_from_bytes,
-    kind_of,
-    parse_model,
-    read_bytes,
-)
+from exporter.read import BranchFile, Unusable, kind_of, look_at_branch, parse_model, read_bytes
 from exporter.signed import signed_table
 from exporter.split import Content, ensemble_record, members_of
 from exporter.weighing import mean_weight
@@ -74,13 +67,14 @@ def inspect_path(path: Path) -> dict[str, Any]:
             "branches": [],
         }
         if document["kind"] == names.BRANCH:
-            file = branch_from_bytes(data, name=path.name)
+            file = look_at_branch(data, name=path.name)
             plan, side = file.plan, file.plan.input.resolution
             # of a branch file alone: zlib takes half a second for a MB that is mostly zeros
             document["bytes_deflated"] = deflated_size(data)
             document["branches"] = [
                 _branch(file, None) | {"bytes_deflated": document["bytes_deflated"]}
             ]
+            document["graphs"] = _graphs([file])
         elif document["kind"] == names.ENSEMBLE:
             content = members_of(data, name=path.name)
             plan, side = content.plan, content.options.side(content.plan)
@@ -92,6 +86,7 @@ def inspect_path(path: Path) -> dict[str, Any]:
             document["holdout"] = content.fitted.to_document() if content.fitted else None
             document["audit"] = content.verdicts.to_document() if content.verdicts else None
             document["signed"] = signed_table(content.files)
+            document["graphs"] = _graphs(content.files)
             document["cascade"] = _cascade(content, ensemble_record(model, name=path.name))
             document["branches"] = [
                 (
@@ -115,6 +110,11 @@ def inspect_path(path: Path) -> dict[str, Any]:
         "channels": plan.input.channels,
     }
     return document
+
+
+def _graphs(files: Sequence[BranchFile]) -> list[str]:
+    """Return the ids of the branches with a graph of their own; nothing of it is run here."""
+    return [file.manifest.id for file in files if file.own is not None]
 
 
 def _cascade(content: Content, record: dict[str, Any]) -> dict[str, Any] | None:

@@ -34,10 +34,11 @@ from exporter.options import (
     split_by_resolution,
     warnings_of,
 )
+from exporter.own_judge import unfit
 from exporter.plausible import notes_of
 from exporter.prove import prove, verify_vectors
 from exporter.read import BranchFile, parse_model
-from exporter.split import Content, ensemble_record, members_of
+from exporter.split import Content, branch_bytes, ensemble_record, members_of
 from exporter.vector import prove_answer, reference_vector, vector_image
 from exporter.weighing import weigh
 
@@ -110,6 +111,7 @@ def merge_paths(
     keep: Sequence[str] = (),
     progress: Progress | None = None,
     gate: Gate | None = None,
+    accept_graphs: bool = False,
 ) -> Merged:
     """Merge branch files from disk.
 
@@ -123,6 +125,7 @@ def merge_paths(
         progress: called with images of the holdout done and images in all.
         gate: lets through what is signed by whom it trusts; `Gate.remember` is for the caller, once
             the ensemble is written.
+        accept_graphs: take networks of the user's own, and run their graphs.
 
     Raises:
         MergeRefused: files may not be merged and ``skip_refused`` is off, or none is left.
@@ -130,7 +133,7 @@ def merge_paths(
         UsageError: the options do not fit each other, the plan, or a holdout given or not.
         DataError: the holdout cannot be used.
     """
-    files, refused = read_all(paths, gate=gate)
+    files, refused = read_all(paths, gate=gate, accept_graphs=accept_graphs)
     return merge_files(
         files,
         options=options,
@@ -243,6 +246,7 @@ def change_ensemble(
     keep: Sequence[str] = (),
     progress: Progress | None = None,
     gate: Gate | None = None,
+    accept_graphs: bool = False,
 ) -> Merged:
     """Take branches out of an ensemble and put others in, with the options it was made with.
 
@@ -260,6 +264,8 @@ def change_ensemble(
         keep: as `merge_paths`.
         progress: as `merge_paths`.
         gate: as `merge_paths`; the ensemble's own signature is for the caller to verify.
+        accept_graphs: as `merge_paths`, of files that are added; what is in the ensemble was
+            accepted, and is looked at in a child process again.
 
     Raises:
         UsageError: an id names nothing in the ensemble, or a box that trained files together with
@@ -277,7 +283,8 @@ def change_ensemble(
         left = [replace(f, signed=None) for f in left]
     else:
         gate.need_members(left, name=name)
-    added, refused = read_all(add, gate=gate)
+    _need_fit(left, name=name)
+    added, refused = read_all(add, gate=gate, accept_graphs=accept_graphs)
     if not left and not added:
         raise UsageError(
             f"{name}: removing {', '.join(remove)} leaves no branch; delete the file instead"
@@ -304,6 +311,17 @@ def _need_holdout_again(content: Content, wanted: Options, holdout: Path | None,
         "other branches need other weights; expected --holdout IMAGES, or --weights with a rule "
         f"that needs no images ({others}). Name one of both"
     )
+
+
+def _need_fit(files: Sequence[BranchFile], *, name: str) -> None:
+    """Refuse to run graphs of an ensemble that no merge could have accepted."""
+    for file in files:
+        reason = unfit(branch_bytes(file), file.manifest, file.plan) if file.own else None
+        if reason is not None:
+            raise MergeRefused(
+                f"{name}: {file.manifest.id}: its graph: {reason}; expected one that a desk can "
+                "run. Take it out with --remove"
+            )
 
 
 def _desk(files: Sequence[BranchFile], holdout: Path | None) -> Sharpness | None:

@@ -36,8 +36,11 @@ PORTABLE_OPERATORS = OPERATORS
 """What our graphs may hold: every target of `check` knows them at opset 17."""
 
 RECORD_KEYS = frozenset(
-    {"plan", "plan_digest", "options", "scale", "made_by", "members", "holdout", "cascade", "audit"}
-)
+    {
+        "plan", "plan_digest", "options", "scale", "made_by", "members", "holdout", "cascade",
+        "audit", "graphs",
+    }
+)  # fmt: skip
 MEMBER_KEYS = frozenset({"manifest", "sha256", "weights", "weight", "kernel", "signed"})
 """What an ensemble's record may hold, and each of its members. `--remove` writes a record anew, so
 a key that this version does not know is refused and not dropped."""

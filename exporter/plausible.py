@@ -36,6 +36,9 @@ _TOLD = 10
 _ROUNDED = 1e-5
 """Share by which a loss of six digits may be below what it is computed to be."""
 
+_SAME_ANSWER = 1e-3
+"""Largest difference of logits, as a share of the largest; sums may be taken in another order."""
+
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
 
@@ -61,6 +64,21 @@ def implausible_numbers(name: str, array: NDArray[np.float32]) -> list[str]:
     if denormal:
         found.append(f"has {denormal} numbers below {_SMALLEST:.3g}, which an agent rounds to 0")
     return found
+
+
+def implausible_answers(together: NDArray[np.float32], apart: NDArray[np.float32]) -> str | None:
+    """Return what is wrong with what a graph of a box's own answers to images, or None.
+
+    Args:
+        together: logits ``(N, K)`` of a batch.
+        apart: of every image alone.
+    """
+    if not np.isfinite(together).all() or not np.isfinite(apart).all():
+        return "answers its test vector with NaN or infinite logits"
+    largest = max(1.0, float(np.abs(apart).max()))
+    if float(np.abs(together - apart).max()) > _SAME_ANSWER * largest:
+        return "answers an image otherwise beside another image than alone"
+    return None
 
 
 def flushed(array: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -117,11 +135,12 @@ def too_costly(plan: Plan, branch_name: str) -> list[str]:
     """
     branch = plan.branch(branch_name)
     channels, size = plan.band_channels(branch), plan.band_size(branch)
-    layers = plan.layers(branch)
-    held = channels * size * size
-    for _, step in networks.leaves(layers, channels=channels, size=size):
-        held = max(held, math.prod(step.before) + math.prod(step.after))
-    work = networks.multiply_adds(layers, channels=channels, size=size)
+    held, work = channels * size * size, 0
+    if branch.own is None:  # a graph is asked itself, when it is read: `exporter.own_shapes`
+        layers = plan.layers(branch)
+        for _, step in networks.leaves(layers, channels=channels, size=size):
+            held = max(held, math.prod(step.before) + math.prod(step.after))
+        work = networks.multiply_adds(layers, channels=channels, size=size)
     return [
         f"branch {branch_name} takes {amount:,} {what} for an image; a desk runs at most {most:,}"
         for amount, what, most in (

@@ -2,7 +2,8 @@
 
 Nothing of the graph in the file is used. The manifest must fit its plan, the tensors must have
 the plan's names and shapes and be finite, and the file must equal, byte for byte, what its own
-numbers rebuild to: then it is what an agent wrote, and `split` can give it back.
+numbers rebuild to: then it is what an agent wrote, and `split` can give it back. The exception is a
+network of the user's own, which is read where somebody accepts its graph (`exporter.own`).
 """
 
 import math
@@ -24,6 +25,8 @@ from edge_stl.plan import Plan, one_line
 from exporter import names
 from exporter.branch import branch_constants, branch_shapes, build_branch
 from exporter.manifest import Manifest, disagreements, parse_manifest, sha256
+from exporter.own import NoGraph, OwnGraph, own_in_file
+from exporter.own_judge import unfit
 from exporter.plausible import implausible_numbers
 
 
@@ -43,6 +46,7 @@ class BranchFile:
         bytes: its size.
         kernel: by which the ensemble makes its box's images of fine ones; a merge may change it.
         signed: id of the key whose signature a merge verified; none where it did not look.
+        own: the graph, of a network of the user's own.
     """
 
     name: str
@@ -53,6 +57,7 @@ class BranchFile:
     bytes: int
     kernel: Kernel = "area"
     signed: str | None = None
+    own: OwnGraph | None = None
 
 
 class Unusable(Exception):  # noqa: N818  (a verdict that travels with its reasons)
@@ -104,14 +109,21 @@ def parse_scanned(data: bytes) -> onnx.ModelProto:
     return model
 
 
-def need_own(outline: Outline) -> None:
+def need_own(outline: Outline, *, graphs: bool = False) -> None:
     """Refuse what edge-stl writes into no file: functions, other domains, external data.
+
+    Args:
+        outline: of the file.
+        graphs: whether it has networks of the user's own, which have more operators than ours.
 
     Raises:
         Unusable: with everything that was found.
     """
-    if outline.foreign:
-        raise Unusable([f"has {', '.join(outline.foreign)}; no file of edge-stl has"])
+    foreign = list(outline.foreign)
+    if not graphs:
+        foreign += [f"operator {name!r}" for name in outline.graph_operators]
+    if foreign:
+        raise Unusable([f"has {', '.join(foreign)}; no file of edge-stl has"])
 
 
 def metadata(model: onnx.ModelProto) -> dict[str, str]:
@@ -124,18 +136,43 @@ def kind_of(model: onnx.ModelProto) -> str | None:
     return metadata(model).get(names.KEY_KIND)
 
 
-def read_branch(path: Path) -> BranchFile:
-    """Read one branch file.
+def read_branch(path: Path, *, accept_graphs: bool = False) -> BranchFile:
+    """Read one branch file; as `branch_from_bytes`.
 
     Raises:
         DataError: the file cannot be read.
         Unusable: it is not a usable branch file; with every reason.
     """
-    return branch_from_bytes(read_bytes(path), name=path.name)
+    return branch_from_bytes(read_bytes(path), name=path.name, accept_graphs=accept_graphs)
 
 
-def branch_from_bytes(data: bytes, *, name: str) -> BranchFile:
+def branch_from_bytes(data: bytes, *, name: str, accept_graphs: bool = False) -> BranchFile:
     """Check the bytes of a branch file.
+
+    Args:
+        data: anybody's.
+        name: what it is called in messages.
+        accept_graphs: take a network of the user's own, whose graph is in the file: after a limited
+            child process has run it.
+
+    Raises:
+        Unusable: they are not a usable branch file; with every reason.
+    """
+    file = look_at_branch(data, name=name, graphs=accept_graphs)
+    if file.own is not None:
+        reason = unfit(data, file.manifest, file.plan)
+        if reason is not None:
+            raise Unusable([f"its graph: {reason}"])
+    return file
+
+
+def look_at_branch(data: bytes, *, name: str, graphs: bool = True) -> BranchFile:
+    """Check the bytes of a branch file without running anything of them.
+
+    Args:
+        data: anybody's.
+        name: what it is called in messages.
+        graphs: take a network of the user's own.
 
     Raises:
         Unusable: they are not a usable branch file; with every reason.
@@ -156,7 +193,7 @@ def branch_from_bytes(data: bytes, *, name: str) -> BranchFile:
                 f"{names.FORMAT}. Use a newer edge-stl"
             ]
         )
-    need_own(outline)
+    need_own(outline, graphs=True)
     try:
         manifest, plan = parse_manifest(props.get(names.KEY_MANIFEST, ""))
     except (ValueError, RecursionError, EdgeStlError) as error:
@@ -169,19 +206,47 @@ def branch_from_bytes(data: bytes, *, name: str) -> BranchFile:
         )
     if reasons:
         raise Unusable(reasons)
-    parameters = take_parameters(
-        parse_scanned(data),
-        branch_shapes(plan, manifest.branch),
-        constants=branch_constants(plan, manifest.branch),
-    )
-    if build_branch(manifest, plan, parameters) != data:
+    network = plan.branch(manifest.branch)
+    if network.own is None:
+        need_own(outline)
+        parameters = take_parameters(
+            parse_scanned(data),
+            branch_shapes(plan, manifest.branch),
+            constants=branch_constants(plan, manifest.branch),
+        )
+        own = None
+    elif not graphs:
+        raise Unusable([_refused_graph(manifest.box, network.network)])
+    else:
+        own, parameters = take_graph(parse_scanned(data))
+    if build_branch(manifest, plan, parameters, own) != data:
         raise Unusable(
             [
                 "is not byte for byte what an agent writes for these numbers; it was edited or "
                 "saved again by another program. Copy the original from its box"
             ]
         )
-    return BranchFile(name, manifest, plan, parameters, sha256(data), len(data))
+    return BranchFile(name, manifest, plan, parameters, sha256(data), len(data), own=own)
+
+
+def _refused_graph(box: str, network: str) -> str:
+    """Return why a file with a graph of its own is not read."""
+    return (
+        f"holds a graph of its own ({network}), which would be run as box {box} made it; expected "
+        "a preset. If you trust that box, say --accept-graphs"
+    )
+
+
+def take_graph(model: onnx.ModelProto) -> tuple[OwnGraph, dict[str, NDArray[np.float32]]]:
+    """Return the network of a branch file that has one of its own.
+
+    Raises:
+        Unusable: it holds what no such network does; with every reason.
+    """
+    try:
+        return own_in_file(model)
+    except NoGraph as verdict:
+        raise Unusable([f"its graph: {reason}" for reason in verdict.reasons]) from None
 
 
 def take_parameters(

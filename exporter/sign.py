@@ -6,7 +6,7 @@ from pathlib import Path
 from edge_stl.errors import DataError
 from edge_stl.trust import Numbers, PrivateKey, Statement, sign_branch, sign_ensemble
 from exporter import names
-from exporter.read import Unusable, branch_from_bytes, kind_of, parse_model, read_bytes
+from exporter.read import Unusable, kind_of, look_at_branch, parse_model, read_bytes
 from exporter.split import members_of
 
 
@@ -54,7 +54,7 @@ def read_subject(path: Path) -> Subject:
     try:
         if kind_of(parse_model(data)) == names.ENSEMBLE:
             return Subject(data, members_of(data, name=path.name).plan.digest)
-        file = branch_from_bytes(data, name=path.name)
+        file = look_at_branch(data, name=path.name)
     except Unusable as verdict:
         raise DataError(f"{path}: {verdict}. Sign what edge-stl wrote") from None
     manifest = file.manifest

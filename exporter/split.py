@@ -1,13 +1,15 @@
 """The branch files back out of an ensemble, byte for byte, proved by their sha256."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from edge_stl.errors import DataError, EdgeStlError, IntegrityError
-from edge_stl.gate import RECORD_CAPS, Refused, scan_model, strict_json
+from edge_stl.gate import RECORD_CAPS, Outline, Refused, scan_model, strict_json
 from edge_stl.plan import Plan, one_line, plan_from_document
 from exporter import names
 from exporter._graph import all_graphs
@@ -17,6 +19,7 @@ from exporter.cameras import kernel_of
 from exporter.ensemble import Fitted, Vector
 from exporter.manifest import Manifest, disagreements, manifest_of, sha256
 from exporter.options import Cascade, Options, cascade_in, options_in
+from exporter.own import NoGraph, own_in_ensemble
 from exporter.read import (
     BranchFile,
     Unusable,
@@ -98,7 +101,7 @@ def members_of(data: bytes, *, name: str) -> Content:
     try:
         outline = scan_model(data)
         if outline.metadata.get(names.KEY_KIND) == names.ENSEMBLE:
-            need_own(outline)
+            need_own(outline, graphs=True)
         model = parse_scanned(data)
     except (Unusable, Refused) as verdict:
         raise DataError(f"{name}: {verdict}. Check the path") from None
@@ -118,6 +121,7 @@ def members_of(data: bytes, *, name: str) -> Content:
         verdicts = verdicts_in(record)
         vector = _vector(model, len(plan.classes))
         problem = options.problem(plan)
+        _need_graphs(record, plan, [manifest for manifest, *_ in entries], outline)
     except EdgeStlError as error:
         raise IntegrityError(str(error)) from None
     except (
@@ -142,7 +146,7 @@ def members_of(data: bytes, *, name: str) -> Content:
     if unfit:
         raise _damaged(name, f"{_few(unfit)} have no bands at its {options.side(plan)} px")
     files = [
-        replace(_member(name, plan, manifest, digest, tensors), kernel=kernel, signed=key)
+        replace(_member(name, plan, manifest, digest, model, tensors), kernel=kernel, signed=key)
         for (manifest, digest, _), kernel, key in zip(entries, kernels, signed, strict=True)
     ]
     return Content(
@@ -152,7 +156,7 @@ def members_of(data: bytes, *, name: str) -> Content:
 
 def branch_bytes(file: BranchFile) -> bytes:
     """Return the bytes of a branch file that was read or taken out of an ensemble."""
-    return build_branch(file.manifest, file.plan, file.parameters)
+    return build_branch(file.manifest, file.plan, file.parameters, file.own)
 
 
 def _weights(
@@ -283,12 +287,57 @@ def _vector(model: onnx.ModelProto, classes: int) -> Vector | None:
     return tuple(float(p) for p in shares)
 
 
+def _need_graphs(
+    record: dict[str, Any], plan: Plan, manifests: Sequence[Manifest], outline: Outline
+) -> None:
+    """Need the record to name exactly the members with a graph of their own.
+
+    Raises:
+        ValueError: it does not, or there are none and the graph has operators of such networks.
+    """
+    own = {branch.name for branch in plan.branches if branch.own is not None}
+    graphs = [manifest.id for manifest in manifests if manifest.branch in own]
+    if record.get("graphs", []) != graphs or (not graphs and "graphs" in record):
+        raise ValueError(f"graphs of {_few(graphs)}, which it does not say")
+    if not graphs and outline.graph_operators:
+        raise ValueError(f"no graphs, but operators {_few(outline.graph_operators)}")
+
+
 def _member(
-    name: str, plan: Plan, manifest: Manifest, digest: str, tensors: dict[str, onnx.TensorProto]
+    name: str,
+    plan: Plan,
+    manifest: Manifest,
+    digest: str,
+    model: onnx.ModelProto,
+    tensors: dict[str, onnx.TensorProto],
 ) -> BranchFile:
     reasons = disagreements(manifest, plan)
     if reasons:
         raise _damaged(name, f"{manifest.id}: {'; '.join(reasons)}")
+    own = None
+    if plan.branch(manifest.branch).own is None:
+        parameters = _parameters(name, plan, manifest, tensors)
+    else:
+        try:
+            own, parameters = own_in_ensemble(model, manifest.id)
+        except NoGraph as verdict:
+            raise _damaged(name, f"{manifest.id}: {verdict}") from None
+    rebuilt = build_branch(manifest, plan, parameters, own)
+    if sha256(rebuilt) != digest:
+        raise _damaged(
+            name,
+            f"{manifest.id} comes back as {sha256(rebuilt)[:12]}, recorded is {digest[:12]}",
+        )
+    return BranchFile(
+        f"{manifest.id}.onnx", manifest, plan, parameters, digest, len(rebuilt), own=own
+    )
+
+
+def _parameters(
+    name: str, plan: Plan, manifest: Manifest, tensors: dict[str, onnx.TensorProto]
+) -> dict[str, NDArray[np.float32]]:
+    """Return the numbers of a member whose network is a preset."""
+    reasons: list[str] = []
     parameters = {}
     for tensor_name, shape in branch_shapes(plan, manifest.branch).items():
         tensor = tensors.get(f"{manifest.id}/{tensor_name}")
@@ -299,13 +348,7 @@ def _member(
             parameters[tensor_name] = array
     if reasons:
         raise _damaged(name, "; ".join(reasons))
-    rebuilt = build_branch(manifest, plan, parameters)
-    if sha256(rebuilt) != digest:
-        raise _damaged(
-            name,
-            f"{manifest.id} comes back as {sha256(rebuilt)[:12]}, recorded is {digest[:12]}",
-        )
-    return BranchFile(f"{manifest.id}.onnx", manifest, plan, parameters, digest, len(rebuilt))
+    return parameters
 
 
 def _damaged(name: str, what: str) -> IntegrityError:

@@ -4,7 +4,8 @@ A machine that is to run the file asks it this question first (`edge_stl.predict
 The answer is computed in float64, by ONNX's reference implementation for the branches and by
 `edge_stl.fusion` for the rest, and rounded to six digits: so it is the same on every desk, where
 onnxruntime's float32 differs in the last bits from one processor to the next, and merging the same
-branch files elsewhere still gives the same bytes.
+branch files elsewhere still gives the same bytes. The graph of a network of the user's own is asked
+in a limited child process.
 """
 
 import math
@@ -12,16 +13,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
 
 from edge_stl.errors import CheckError
 from edge_stl.fusion import fuse, fuse_median
 from exporter import names
+from exporter._reference import reference_logits
 from exporter._session import run
 from exporter.ensemble import Fitted, Vector, Weights, class_prior
 from exporter.options import Options
+from exporter.own_judge import limited_reference_logits
 from exporter.prove import native_bands, proof_images
 from exporter.read import BranchFile
 from exporter.split import branch_bytes
@@ -108,14 +109,12 @@ def prove_answer(
 
 
 def _logits(file: BranchFile, image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return a branch's logits ``(1, K)``, computed in float64."""
-    from onnx.reference import ReferenceEvaluator  # what only inspects does not pay for it
+    """Return a branch's logits ``(1, K)``, computed in float64.
 
-    model = onnx.load_from_string(branch_bytes(file))
-    for tensor in model.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT:
-            wide = numpy_helper.to_array(tensor).astype(np.float64)
-            tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
-    bands = native_bands(file, image).astype(np.float64)
-    (logits,) = ReferenceEvaluator(model).run(None, {names.BRANCH_INPUT: bands})
-    return np.asarray(logits, np.float64)
+    Raises:
+        CheckError: a graph of the user's own comes to no answer.
+    """
+    data, bands = branch_bytes(file), native_bands(file, image)
+    if file.own is None:
+        return reference_logits(data, bands)
+    return limited_reference_logits(data, bands, where=file.name)

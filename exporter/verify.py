@@ -13,6 +13,7 @@ from exporter._judge import judge
 from exporter._session import check_model
 from exporter.branch import VECTOR_TOLERANCE, vector_difference
 from exporter.ensemble import build_ensemble
+from exporter.own_judge import unfit
 from exporter.read import BranchFile, Unusable, branch_from_bytes, kind_of, parse_model, read_bytes
 from exporter.split import Content, branch_bytes, members_of
 from exporter.vector import TOLERANCE, answer_difference, vector_image
@@ -55,12 +56,15 @@ class Finding:
     fix: str
 
 
-def check_path(path: Path, *, target: str = "portable") -> list[Finding]:
+def check_path(
+    path: Path, *, target: str = "portable", accept_graphs: bool = False
+) -> list[Finding]:
     """Check a file: the integrity of ours, and the limits of the target for any ONNX model.
 
     Args:
         path: a branch file, an ensemble, or any ONNX model.
         target: one of `TARGETS`.
+        accept_graphs: run networks of the user's own too, in a limited child process.
 
     Returns:
         the findings, empty when all is well.
@@ -73,7 +77,7 @@ def check_path(path: Path, *, target: str = "portable") -> list[Finding]:
         model = parse_model(data)
     except Unusable as verdict:
         return [Finding(str(verdict), path.name, "copy the file again from where it was made")]
-    integrity, ours = _integrity(data, kind_of(model), path.name)
+    integrity, ours = _integrity(data, kind_of(model), path.name, accept_graphs=accept_graphs)
     findings = []
     try:
         if ours:
@@ -180,7 +184,9 @@ def _tensor_findings(model: onnx.ModelProto) -> list[Finding]:
     return findings
 
 
-def _integrity(data: bytes, kind: str | None, name: str) -> tuple[list[Finding], bool]:
+def _integrity(
+    data: bytes, kind: str | None, name: str, *, accept_graphs: bool
+) -> tuple[list[Finding], bool]:
     """Check what only our own files promise: canonical bytes, digests, test vectors.
 
     Returns:
@@ -189,7 +195,7 @@ def _integrity(data: bytes, kind: str | None, name: str) -> tuple[list[Finding],
     """
     if kind == names.BRANCH:
         try:
-            file = branch_from_bytes(data, name=name)
+            file = branch_from_bytes(data, name=name, accept_graphs=accept_graphs)
         except Unusable as verdict:
             return [
                 Finding(reason, name, "copy the original from its box")
@@ -198,11 +204,23 @@ def _integrity(data: bytes, kind: str | None, name: str) -> tuple[list[Finding],
         return _vector_findings(file), True
     if kind != names.ENSEMBLE:
         return [], False
+    return _ensemble_integrity(data, name, accept_graphs=accept_graphs)
+
+
+def _ensemble_integrity(
+    data: bytes, name: str, *, accept_graphs: bool
+) -> tuple[list[Finding], bool]:
+    """As `_integrity`, of an ensemble."""
     try:
         content = members_of(data, name=name)
     except EdgeStlError as error:
         what = str(error).removeprefix(f"{name}: ")
         return [Finding(what, name, "merge the branch files again")], False
+    not_run = [
+        f for file in content.files for f in _graph_findings(file, accept_graphs=accept_graphs)
+    ]
+    if not_run:
+        return not_run, False
     findings = [f for file in content.files for f in _vector_findings(file)]
     rebuilt = build_ensemble(
         content.files,
@@ -227,6 +245,25 @@ def _integrity(data: bytes, kind: str | None, name: str) -> tuple[list[Finding],
         )
     )
     return findings, False
+
+
+def _graph_findings(file: BranchFile, *, accept_graphs: bool) -> list[Finding]:
+    """Look at a graph in an ensemble, in a limited child process, before this process runs it."""
+    if file.own is None:
+        return []
+    if not accept_graphs:
+        network = file.plan.branch(file.manifest.branch).network
+        return [
+            Finding(
+                f"a graph of its own ({network}), of which nothing was run",
+                file.manifest.id,
+                "check it with --accept-graphs if you trust that box",
+            )
+        ]
+    reason = unfit(branch_bytes(file), file.manifest, file.plan)
+    if reason is None:
+        return []
+    return [Finding(f"its graph: {reason}", file.manifest.id, "take it out with merge --remove")]
 
 
 def _answer_findings(content: Content, data: bytes, name: str) -> list[Finding]:

@@ -41,6 +41,7 @@ class Trained:
         temperature: fitted on the validation images.
         accuracy: on the validation images, 0..1; None when there is none.
         log_loss: L of the fusion, in nats.
+        graph: torch's ONNX model of a network of the user's own; None for a preset.
         sharpness: of all images of the box, before augmentation; None where they are too few.
     """
 
@@ -51,3 +52,4 @@ class Trained:
     accuracy: float | None
     log_loss: float
     sharpness: Sharpness | None = None
+    graph: bytes | None = None

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from edge_stl.bands import bank, sharpness
 from edge_stl.branch import _augment
-from edge_stl.branch._accumulate import accumulated_logits
 from edge_stl.branch._calibrate import class_mean_log_loss, fit_temperature
 from edge_stl.branch._facts import Settings, Trained
-from edge_stl.branch._module import build_module, folded_parameters
+from edge_stl.branch._network import Network
 from edge_stl.branch._optimizer import adamw, batch_size, one_cycle
 from edge_stl.branch._pixels import Pixels
 from edge_stl.branch._split import split_validation
@@ -89,12 +88,8 @@ class Trainer:
             bands=self.branch.bands,
         )
         self._analysis = Analysis(filters, resolution=self.native_resolution).to(self._device)
-        self._layers = plan.layers(self.branch)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
-            module = build_module(self._layers, **self._geometry)
-        # torch declares memory_format for tensors only, and takes it for modules
-        self._module = module.to(self._device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = Network(plan, self.branch, device=self._device, seed=settings.seed)
+        self._module = self._network.module
         self._optimizer = adamw(self._module, settings)
         self._seen_index = torch.from_numpy(self._seen).to(self._device)
         self.batch_size = settings.batch_size or batch_size(len(self._train))
@@ -108,13 +103,6 @@ class Trainer:
         self._answers = np.zeros((0, len(plan.classes)), np.float32)
 
     @property
-    def _geometry(self) -> dict[str, int]:
-        return {
-            "channels": self.plan.band_channels(self.branch),
-            "size": self.plan.band_size(self.branch),
-        }
-
-    @property
     def epoch(self) -> int:
         """Return the epoch that the next step belongs to, from 0."""
         return self.steps_done // self._batches
@@ -125,10 +113,14 @@ class Trainer:
         return self.steps_done >= self.steps_total
 
     @property
-    def module(self) -> nn.Sequential:
+    def module(self) -> nn.Module:
         """Return the network itself, not a copy: to read."""
-        module: nn.Sequential = self._module
-        return module
+        return self._module
+
+    @property
+    def divides(self) -> bool:
+        """Return whether a step can take a few images at a time, as `micro_batch` says."""
+        return self._network.divides
 
     def step(self) -> float:
         """Take one optimizer step and return its loss in nats.
@@ -155,8 +147,9 @@ class Trainer:
         rate = self.settings.learning_rate * one_cycle(self.steps_done, self.steps_total)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        self._module.train()
-        logits = self._training_logits(inputs).index_select(1, self._seen_index)
+        with self._network.drawing(self.steps_done):
+            logits = self._network.training_logits(inputs, micro=self.micro_batch)
+        logits = logits.index_select(1, self._seen_index)
         loss = self.loss(logits, torch.from_numpy(targets).to(self._device))
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
@@ -184,12 +177,6 @@ class Trainer:
     def largest_evaluation(self) -> int:
         """Return how many images at most `finish` answers on at the same time, at least 1."""
         return max(1, min(_EVALUATION_BATCH, self._most_floats, len(self._validation)))
-
-    def _training_logits(self, inputs: Tensor) -> Tensor:
-        if self.micro_batch is None or self.micro_batch >= len(inputs):
-            logits: Tensor = self._module(inputs)
-            return logits
-        return accumulated_logits(self._module, inputs, micro=self.micro_batch)
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of a batch in nats, a scalar: cross-entropy over the seen classes.
@@ -279,7 +266,9 @@ class Trainer:
                     moments.setdefault(int(index), {})[key] = tensor
             state = self._optimizer.state_dict()
             wanted = range(sum(len(group["params"]) for group in state["param_groups"]))
-            if moments and sorted(moments) != list(wanted):
+            # a module of the user's own may have parameters that no step reaches
+            missing = set(wanted) - set(moments) if self.divides else ()
+            if moments and (missing or not set(moments) <= set(wanted)):
                 raise ValueError(f"moments of {len(moments)} tensors")  # noqa: TRY301
             state["state"] = moments
             self._optimizer.load_state_dict(state)
@@ -327,11 +316,7 @@ class Trainer:
 
     def logits(self, inputs: Tensor) -> NDArray[np.float32]:
         """Return logits ``(n, K)`` of bands ``(n, C * B, h, w)`` in evaluation mode."""
-        self._module.eval()
-        with torch.inference_mode():
-            moved = inputs.to(self._device).contiguous(memory_format=torch.channels_last)
-            out: NDArray[np.float32] = self._module(moved).cpu().numpy()
-        return out
+        return self._network.logits(inputs.to(self._device))
 
     def answers(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return logits ``(n, K)`` of images ``(n, r, r, C)`` at the native resolution."""
@@ -375,8 +360,10 @@ class Trainer:
         probabilities = member_probabilities(logits, member)
         accuracy = _published_accuracy(probabilities.argmax(axis=1) == labels, floor)
         loss = class_mean_log_loss(probabilities, labels, member.seen)
+        parameters, graph = self._network.exported()
         return Trained(
-            parameters=folded_parameters(self._module, self._layers, **self._geometry),
+            parameters=parameters,
+            graph=graph,
             train_counts=train_counts,
             validation_counts=held_counts,
             temperature=temperature,

@@ -99,6 +99,11 @@ def _check_alike(plan: Plan) -> None:
 
 def _check_joinable(plan: Plan) -> None:
     branch = plan.branches[0]
+    if branch.own is not None:
+        raise ValueError(
+            f"plan: branch {branch.name} is {branch.network}; expected a preset. Spectral layers "
+            "are made of lists of layers"
+        )
     for layer in plan.layers(branch):
         if isinstance(layer, networks.Residual | networks.DepthwiseConv | networks.GroupNorm):
             raise ValueError(  # noqa: TRY004  (a plan's value, not an argument's type)

@@ -83,6 +83,8 @@ def inspect(file: ModelFile, json: opt.Json = False) -> None:
         print_line(f"nothing is weighted: the {document['robust']} over the boxes answers")
     if document["kind"] == "ensemble":
         print_line(f"branches: {signed_text(document['signed'])}")
+    if document["graphs"]:
+        print_line(f"graphs of their own, not run here: {', '.join(document['graphs'])}")
     if document.get("cascade"):
         kept = document["cascade"]
         chosen = f", chosen on {kept['images']} holdout images" if kept["images"] else ""
@@ -110,6 +112,7 @@ def signed_text(signed: dict[str, list[str]] | None) -> str:
 def check(
     file: ModelFile,
     target: Annotated[Target, typer.Option(help="The runtime to check for.")] = Target.portable,
+    accept_graphs: opt.AcceptGraphs = False,
     json: opt.Json = False,
 ) -> None:
     """Check a file: whole, canonical, its test vectors, and whether the target loads it."""
@@ -117,7 +120,7 @@ def check(
     from edge_stl.errors import CheckError
     from exporter.verify import check_path
 
-    findings = check_path(file, target=target.value)
+    findings = check_path(file, target=target.value, accept_graphs=accept_graphs)
     if json:
         print_json(
             {"ok": not findings, "target": target.value, "findings": [asdict(f) for f in findings]}

@@ -164,6 +164,7 @@ def merge(
     skip_refused: Annotated[
         bool, typer.Option("--skip-refused", help="Merge the others when files are refused.")
     ] = False,
+    accept_graphs: opt.AcceptGraphs = False,
     trust: opt.TrustFile = None,
     start_numbers_anew: StartNumbersAnew = False,
     key: opt.Key = None,
@@ -186,6 +187,7 @@ def merge(
             "holdout": holdout,
             "keep": keep or [],
             "gate": seal.gate,
+            "accept_graphs": accept_graphs,
             "progress": lambda done, total: reporter.advance("running the branches", done, total),
         }
         if force and not remove:
@@ -235,6 +237,7 @@ def merge(
                 "audit": audit_document(merged.audit),
                 "cascade": cascade_document(merged),
                 "signed": signed_table(merged.files),
+                "graphs": [f.manifest.id for f in merged.files if f.own is not None],
                 "signature": signature,
                 "cameras": [
                     asdict(camera) | {"warning": camera.warning} for camera in merged.cameras

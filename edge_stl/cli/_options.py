@@ -44,6 +44,14 @@ TrustFile = Annotated[
         show_default=False,
     ),
 ]
+AcceptGraphs = Annotated[
+    bool,
+    typer.Option(
+        "--accept-graphs",
+        help="Take branches whose network is their owner's own (own:NAME): their graphs are looked "
+        "at in a limited process, and then run.",
+    ),
+]
 Epochs = Annotated[
     int | None, typer.Option(min=1, help="Instead of the plan's.", show_default=False)
 ]

@@ -70,7 +70,9 @@ def new(
             show_default=False,
         ),
     ] = None,
-    network: Annotated[str, typer.Option(help="The network of every branch.")] = "cnn-s",
+    network: Annotated[
+        str, typer.Option(help="The network of every branch: a preset, or own:NAME of your own.")
+    ] = "cnn-s",
     name: Annotated[str, typer.Option(help="Name of the plan.")] = "plan",
     fit: Annotated[Fit, typer.Option(help="How a non-square image becomes square.")] = Fit.crop,
     epochs: Annotated[int, typer.Option(help="Training epochs.")] = 30,
@@ -162,15 +164,16 @@ def show(
     def row(plan: Plan, name: str) -> dict[str, Any]:
         branch = plan.branch(name)
         shape = {"channels": plan.band_channels(branch), "size": plan.band_size(branch)}
-        layers = plan.layers(branch)
+        layers = None if branch.own is not None else plan.layers(branch)
         return {
             "branch": branch.name,
             "bands": list(branch.bands),
             "native_resolution": plan.required_resolution(branch),
             **shape,
             "network": branch.network,
-            "parameters": networks.parameters(layers, **shape),
-            "multiply_adds": networks.multiply_adds(layers, **shape),
+            # of a network of the user's own the module alone knows
+            "parameters": None if layers is None else networks.parameters(layers, **shape),
+            "multiply_adds": None if layers is None else networks.multiply_adds(layers, **shape),
         }
 
     rows = [row(plan, branch.name) for branch in plan.branches]
@@ -208,8 +211,8 @@ def show(
                 r["network"],
                 f"{r['native_resolution']} px",
                 f"{r['channels']}x{r['size']}x{r['size']}",
-                f"{r['parameters']:,}",
-                f"{r['multiply_adds']:,}",
+                _count(r["parameters"]),
+                _count(r["multiply_adds"]),
             )
             for r in rows
         ],
@@ -223,6 +226,10 @@ def show(
     )
     if picture is not None:
         print_line(f"{picture['output']}  sha256 {picture['sha256']}")
+
+
+def _count(number: int | None) -> str:
+    return "-" if number is None else f"{number:,}"
 
 
 def _short(bands: list[str]) -> str:

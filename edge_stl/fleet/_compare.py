@@ -132,12 +132,17 @@ def need_averageable(plan: Plan, branch: str) -> None:
     """Refuse a branch whose numbers cannot be averaged over boxes.
 
     Raises:
-        UsageError: its network has batch norm, or there is no such branch.
+        UsageError: its network has batch norm or is the user's own, or there is no such branch.
     """
     choices = [b.name for b in plan.branches]
     if branch not in choices:
         raise UsageError(f"--branch {branch}: not a branch of the plan{nearest(branch, choices)}")
     chosen = plan.branch(branch)
+    if chosen.own is not None:
+        raise UsageError(
+            f"branch {branch}: network {chosen.network} is one of your own, of which nobody knows "
+            "whether it can be averaged; expected group norm. Make a plan with --network cnn-s-gn"
+        )
     steps = networks.leaves(
         plan.layers(chosen), channels=plan.band_channels(chosen), size=plan.band_size(chosen)
     )

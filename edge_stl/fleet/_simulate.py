@@ -118,7 +118,12 @@ def _one_seed(
         what.out / "plan.toml", finest_first, jobs=what.jobs, done=count, engine=engine
     )
     rows = sorted((row for rows in trained for row in rows), key=lambda row: str(row["box"]))
-    merged = merge_paths([Path(row["file"]) for row in rows], options=Options(weights=what.weights))
+    # networks of the user's own were exported by this very command
+    merged = merge_paths(
+        [Path(row["file"]) for row in rows],
+        options=Options(weights=what.weights),
+        accept_graphs=True,
+    )
     ensemble_path = folder / "ensemble.onnx"
     write_durably(ensemble_path, merged.model)
     evaluation = evaluate(Ensemble(ensemble_path), test_folder)
@@ -192,7 +197,9 @@ def _centralized(
         options=_train_options(what, seed),
     )
     ((row,),) = train_boxes(plan_path, [box], jobs=1, threads=what.jobs, engine=engine)
-    merged = merge_paths([Path(row["file"])], options=Options(weights="uniform"))
+    merged = merge_paths(
+        [Path(row["file"])], options=Options(weights="uniform"), accept_graphs=True
+    )
     path = folder / "centralized.onnx"
     write_durably(path, merged.model)
     scores = evaluate(Ensemble(path), test).scores

@@ -5,11 +5,18 @@ neither onnx nor onnxruntime, so that a box that only predicts has it too.
 """
 
 from edge_stl.gate._json import MANIFEST_CAPS, RECORD_CAPS, JsonCaps, strict_json
-from edge_stl.gate._model import MAX_FILE_BYTES, OPERATORS, Outline, scan_model
+from edge_stl.gate._model import (
+    GRAPH_OPERATORS,
+    MAX_FILE_BYTES,
+    OPERATORS,
+    Outline,
+    scan_model,
+)
 from edge_stl.gate._wire import Refused, Unreadable
 
 
 __all__ = [
+    "GRAPH_OPERATORS",
     "MANIFEST_CAPS",
     "MAX_FILE_BYTES",
     "OPERATORS",

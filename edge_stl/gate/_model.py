@@ -17,6 +17,17 @@ OPERATORS = frozenset({
 })  # fmt: skip
 """What our graphs may hold beside the ``If`` of a cascade."""
 
+GRAPH_OPERATORS = frozenset({
+    "Abs", "Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv", "Div", "Elu",
+    "Erf", "Exp", "Flatten", "Gather", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid",
+    "HardSwish", "InstanceNormalization", "LayerNormalization", "LeakyRelu", "Log", "LogSoftmax",
+    "MatMul", "Max", "MaxPool", "Min", "Mul", "Neg", "PRelu", "Pow", "ReduceSum", "Relu", "Reshape",
+    "Selu", "Sigmoid", "Slice", "Softmax", "Softplus", "Softsign", "Sqrt", "Squeeze", "Sub", "Sum",
+    "Tanh", "Transpose", "Unsqueeze",
+})  # fmt: skip
+"""What a network of the user's own may hold: plain inference, every one in opset 17 and run by
+onnxruntime 1.16; none that makes a large value of a small file, reads a shape or has a subgraph."""
+
 MAX_FILE_BYTES = 2_000_000_000
 """Cap before any plan is known; protobuf itself ends at 2 GiB."""
 
@@ -53,6 +64,7 @@ class Outline:
     Attributes:
         metadata: ``metadata_props``.
         foreign: what no file of edge-stl has, a phrase each, in order of appearance.
+        graph_operators: what only networks of the user's own have, in order of appearance.
         nodes: in all graphs.
         tensors: initializers of all graphs and tensors in attributes.
         fields: of protobuf, what it costs to parse.
@@ -60,6 +72,7 @@ class Outline:
 
     metadata: dict[str, str] = field(default_factory=dict)
     foreign: list[str] = field(default_factory=list)
+    graph_operators: list[str] = field(default_factory=list)
     nodes: int = 0
     tensors: int = 0
     fields: int = 0
@@ -233,8 +246,12 @@ class _Scan:
 
     def _operator(self, a: int, b: int) -> str:
         name = self._text_at(a, b)
-        if name not in OPERATORS and name != "If":
+        if name in OPERATORS or name == "If":
+            return name
+        if name not in GRAPH_OPERATORS:
             self.outline.note(f"operator {name[:_SHOWN]!r}")
+        elif name not in self.outline.graph_operators:
+            self.outline.graph_operators.append(name)
         return name
 
     def _special(self, what: str, a: int, b: int, depth: int) -> None:

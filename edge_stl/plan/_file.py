@@ -98,10 +98,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= _WIDTH else text[: _WIDTH - 3] + "..."
 
 
-def one_line(text: str) -> str:
+def one_line(text: str, *, width: int = _WIDTH) -> str:
     """Return text for a person: what a terminal would not print as itself is escaped, and cut."""
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    return shown if len(shown) <= _WIDTH else shown[: _WIDTH - 3] + "..."
+    return shown if len(shown) <= width else shown[: width - 3] + "..."
 
 
 def _keys_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:

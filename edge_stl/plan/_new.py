@@ -9,9 +9,8 @@ from edge_stl.bands import Transform, wavelet_names
 from edge_stl.errors import UsageError
 from edge_stl.plan._file import plan_from_document
 from edge_stl.plan._nearest import nearest
-from edge_stl.plan._plan import SIZES, Plan
+from edge_stl.plan._plan import SIZES, Plan, network_problem
 from edge_stl.plan._sections import MOST_LEVELS
-from edge_stl.plan.networks import preset_names
 
 
 BranchKind = Literal["single", "detail", "context", "all"]
@@ -45,7 +44,7 @@ def new_plan(
         branches: ``single`` (every band alone), ``detail`` (the details of a level together),
             ``context`` (a level with its approximation), ``all`` (every band in one branch); by
             default ``detail``, or ``single`` where the transform has no levels.
-        network: the preset every branch uses.
+        network: the preset every branch uses, or ``own:NAME``.
         name: the plan's name.
         fit: how a non-square image becomes square: ``crop``, ``pad`` or ``stretch``.
         epochs: training epochs.
@@ -56,10 +55,9 @@ def new_plan(
         UsageError: the choices do not make a plan.
     """
     section, bank = _transform(transform, levels)
-    if network not in preset_names():  # once, not once a branch
-        raise UsageError(
-            f"--network: {network!r} is not a network{nearest(network, preset_names())}"
-        )
+    problem = network_problem(network)  # once, not once a branch
+    if problem is not None:
+        raise UsageError(f"--network: {problem}")
     document: dict[str, Any] = {
         "format": 1,
         "name": name,

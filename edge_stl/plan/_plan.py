@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -12,6 +13,8 @@ from edge_stl.bands import Transform, wavelet_names
 from edge_stl.plan import networks
 from edge_stl.plan._nearest import nearest
 from edge_stl.plan._sections import (
+    NAME_PATTERN,
+    OWN,
     Augment,
     Branch,
     ClassName,
@@ -27,6 +30,27 @@ from edge_stl.plan._sections import (
 
 
 _MOST_TOLD = 20  # wrong names of a kind, in one sentence
+
+
+def network_problem(network: str) -> str | None:
+    """Return why a text names no network, or None: a preset, or ``own:NAME``.
+
+    Whether there is such an entry point is no matter of the plan: a desk has none.
+    """
+    if network.startswith(OWN):
+        if re.fullmatch(NAME_PATTERN, network.removeprefix(OWN)):
+            return None
+        return (
+            f"{network!r} is not a network; a name after '{OWN}' has small letters, digits and "
+            "'-', at most 32"
+        )
+    if network in networks.preset_names():
+        return None
+    return (
+        f"{network!r} is not a network{nearest(network, networks.preset_names())}; for one of your "
+        f"own write '{OWN}NAME'"
+    )
+
 
 SIZES = {
     "dct": ("2, 4 or 8", (2, 4, 8)),
@@ -135,11 +159,9 @@ class Plan(Section):
                 sizes = {b: self.bank.size(b, self.input.resolution) for b in branch.bands}
                 if len(set(sizes.values())) > 1:
                     problems.append(f"{where}.bands: sizes differ, {sizes}; a branch has one size")
-            if branch.network not in networks.preset_names():
-                problems.append(
-                    f"{where}.network: {branch.network!r} is not a network"
-                    f"{nearest(branch.network, networks.preset_names())}"
-                )
+            problem = network_problem(branch.network)
+            if problem is not None:
+                problems.append(f"{where}.network: {problem}")
         return problems
 
     def _fusion_problems(self) -> list[str]:
@@ -243,7 +265,13 @@ class Plan(Section):
         return tuple(b for b in carried if self.required_resolution(b) == finest)
 
     def layers(self, branch: Branch) -> tuple[networks.Layer, ...]:
-        """Return the branch's network as a list of layers."""
+        """Return the branch's network as a list of layers.
+
+        Raises:
+            ValueError: it is one of the user's own, which has none.
+        """
+        if branch.own is not None:
+            raise ValueError(f"branch {branch.name}: {branch.network} is no list of layers")
         return networks.preset(
             branch.network,
             channels=self.band_channels(branch),

@@ -12,6 +12,8 @@ MOST_BANDS = 128
 
 _LONGEST_WORD = 64
 NAME_PATTERN = r"[a-z0-9][a-z0-9-]{0,31}"
+OWN = "own:"
+"""Before the name of a network that is no preset: who trains has an entry point of that name."""
 
 
 def _text(value: str) -> str:
@@ -62,6 +64,11 @@ class Branch(Section):
     name: Name
     bands: tuple[Word, ...] = Field(min_length=1, max_length=MOST_BANDS)
     network: Word
+
+    @property
+    def own(self) -> str | None:
+        """Return the name of a network of the user's own, none for a preset."""
+        return self.network.removeprefix(OWN) if self.network.startswith(OWN) else None
 
 
 class Training(Section):

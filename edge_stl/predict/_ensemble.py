@@ -50,9 +50,10 @@ class Ensemble:
     ) -> None:
         self._path = Path("ensemble" if isinstance(path, bytes) else path)
         data = path if isinstance(path, bytes) else _read(self._path)
-        meta = _gate(data, self._path)
+        meta, unsaid = _gate(data, self._path)
         try:
             record = strict_json(meta["edge_stl.ensemble"], RECORD_CAPS)
+            _need_said(unsaid, record, self._path)
             plan, self.layout = record["plan"], record["options"]["layout"]
             self.classes: tuple[str, ...] = tuple(plan["classes"])
             # one for coarser cameras says so; all others take the plan's
@@ -249,8 +250,10 @@ def _read(path: Path) -> bytes:
     return read_once(path, most=MAX_FILE_BYTES, expected="an ensemble", links=True).data
 
 
-def _gate(data: bytes, where: Path) -> dict[str, str]:
+def _gate(data: bytes, where: Path) -> tuple[dict[str, str], list[str]]:
     """Return the metadata of an ensemble that holds nothing but what a merge writes.
+
+    And the operators that only networks of the user's own have.
 
     What is left can compute and nothing else: no file, no code, no operator of another domain.
 
@@ -271,7 +274,20 @@ def _gate(data: bytes, where: Path) -> dict[str, str]:
             f"{where}: has {', '.join(outline.foreign)}; no file of edge-stl has. Merge the branch "
             "files again"
         )
-    return outline.metadata
+    return outline.metadata, outline.graph_operators
+
+
+def _need_said(operators: Sequence[str], record: Any, where: Path) -> None:
+    """Refuse operators of networks of the user's own in an ensemble that says it has none.
+
+    Raises:
+        DataError: naming them.
+    """
+    if operators and not record.get("graphs"):
+        raise DataError(
+            f"{where}: has {', '.join(f'operator {name!r}' for name in operators)}; no file of "
+            "edge-stl without graphs of its own has. Merge the branch files again"
+        )
 
 
 def _open(data: bytes, where: Path, threads: int) -> Any:

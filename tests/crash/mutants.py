@@ -59,6 +59,10 @@ _MODELS = "tests/exporter/test_hostile_models.py"
 _BOMB = f"{_MODELS}::test_a_bomb_is_refused_within_300_megabytes"
 _NUMBER = f"{_MODELS}::test_numbers_that_cannot_be_are_refused_before_anything_runs"
 _STRANGER = f"{_MODELS}::test_no_session_is_ever_made_from_a_strangers_bytes"
+_OWN = "tests/exporter/test_own_graphs.py"
+_OWN_HOSTILE = "tests/exporter/test_own_hostile.py"
+_OWN_WIRE = f"{_OWN_HOSTILE}::test_a_file_changed_by_a_stranger_is_refused_in_one_line"
+_OWN_BUILT = f"{_OWN_HOSTILE}::test_a_canonical_file_with_a_hostile_graph_is_refused_in_one_line"
 _GATE = "edge_stl/gate/_model.py"
 _STRICT = "edge_stl/gate/_json.py"
 _FILES = "edge_stl/durable/_files.py"
@@ -320,7 +324,7 @@ MUTANTS = [
     ),
     Mutant(
         "what is foreign is refused", "exporter/read.py",
-        "    if outline.foreign:\n", "    if False:\n", _BOMB,
+        "    if foreign:\n", "    if False:\n", _BOMB,
     ),
     Mutant(
         "prediction refuses what is foreign", "edge_stl/predict/_ensemble.py",
@@ -329,7 +333,7 @@ MUTANTS = [
     ),
     Mutant(
         "a file is what its numbers rebuild to", "exporter/read.py",
-        "if build_branch(manifest, plan, parameters) != data:", "if False:",
+        "if build_branch(manifest, plan, parameters, own) != data:", "if False:",
         "tests/exporter/test_refusals.py",
     ),
     Mutant(
@@ -338,9 +342,84 @@ MUTANTS = [
         _STRANGER,
     ),
     Mutant(
-        "the child has limits", "exporter/_judge.py",
+        "the child has limits", "exporter/_limited.py",
         "        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))\n", "",
         f"{_MODELS}::test_a_foreign_model_is_judged_in_a_child_that_can_be_stopped",
+    ),
+    Mutant(
+        "a graph needs somebody who accepts it", "exporter/read.py",
+        "    elif not graphs:\n", "    elif False:\n",
+        f"{_OWN}::test_without_the_flag_every_such_file_is_refused_with_box_network_and_flag",
+    ),
+    Mutant(
+        "an accepted graph is looked at in a child", "exporter/read.py",
+        "    if file.own is not None:\n", "    if False:\n",
+        f"{_OWN_BUILT}[doubles it 24 times]",
+    ),
+    Mutant(
+        "a graph of an ensemble is looked at in a child", "exporter/merge.py",
+        "    _need_fit(left, name=name)\n", "",
+        f"{_OWN}::test_a_graph_of_an_ensemble_is_looked_at_in_the_child_before_it_runs",
+    ),
+    Mutant(
+        "a test vector is computed in a child", "exporter/vector.py",
+        "    if file.own is None:\n", "    if True:\n",
+        f"{_OWN_HOSTILE}::test_the_test_vector_of_an_accepted_graph_is_not_computed_in_this_process",
+    ),
+    Mutant(
+        "a graph has operators of a list", _GATE,
+        "        if name not in GRAPH_OPERATORS:\n", "        if False:\n",
+        f"{_OWN_WIRE}[Expand]",
+    ),
+    Mutant(
+        "a graph has no operator of ours that is not on that list", "exporter/own.py",
+        "    if node.domain or node.op_type not in GRAPH_OPERATORS:\n", "    if False:\n",
+        f"{_OWN_WIRE}[TopK]",
+    ),
+    Mutant(
+        "a graph has no cycle", "exporter/own.py",
+        "                    if state.get(name) is False:\n", "                    if False:\n",
+        f"{_OWN_WIRE}[cycle]",
+    ),
+    Mutant(
+        "a graph has so many nodes", "exporter/own.py",
+        "        if found > most:\n", "        if False:\n", f"{_OWN_BUILT}[2,001 nodes]",
+    ),
+    Mutant(
+        "integers are few", "exporter/own.py",
+        'or (dtype.kind == "i" and count > MOST_INTEGERS)', "",
+        f"{_OWN_BUILT}[a table of integers]",
+    ),
+    Mutant(
+        "an image costs so much", "exporter/own_shapes.py",
+        "            if amount > most:\n", "            if False:\n",
+        f"{_OWN_BUILT}[doubles it 24 times]",
+    ),
+    Mutant(
+        "the batch stays in front", "exporter/own_shapes.py",
+        "        elif not fits:\n", "        elif False:\n",
+        f"{_OWN_BUILT}[batch in another place]",
+    ),
+    Mutant(
+        "logits are finite", "exporter/plausible.py",
+        "    if not np.isfinite(together).all() or not np.isfinite(apart).all():\n",
+        "    if False:\n", f"{_OWN_BUILT}[NaN at run time]",
+    ),
+    Mutant(
+        "an image is answered for itself", "exporter/plausible.py",
+        "    if float(np.abs(together - apart).max()) > _SAME_ANSWER * largest:\n",
+        "    if False:\n", f"{_OWN_BUILT}[looks at the other images]",
+    ),
+    Mutant(
+        "an ensemble says that it has graphs", "exporter/split.py",
+        '    if record.get("graphs", []) != graphs or (not graphs and "graphs" in record):\n',
+        "    if False:\n",
+        f"{_OWN}::test_an_ensemble_that_hides_its_graphs_or_has_others_is_damaged",
+    ),
+    Mutant(
+        "prediction runs no graph that nobody told of", "edge_stl/predict/_ensemble.py",
+        '    if operators and not record.get("graphs"):\n', "    if False:\n",
+        f"{_OWN}::test_prediction_takes_such_operators_only_where_the_record_says_so",
     ),
     Mutant(
         "numbers are finite", "exporter/plausible.py",

@@ -15,8 +15,8 @@ DOORS = {
     "assemble bank most_images resampling segment sharpness wavelet_names",
     "edge_stl.plan": "Branch NAME_PATTERN Plan describe nearest networks new_plan "
     "one_line plan_from_document plan_toml read_plan",
-    "edge_stl.gate": "JsonCaps MANIFEST_CAPS MAX_FILE_BYTES OPERATORS Outline RECORD_CAPS Refused "
-    "Unreadable scan_model strict_json",
+    "edge_stl.gate": "GRAPH_OPERATORS JsonCaps MANIFEST_CAPS MAX_FILE_BYTES OPERATORS Outline "
+    "RECORD_CAPS Refused Unreadable scan_model strict_json",
     "edge_stl.fusion": "CLIP DATA_FREE MEDIAN_FLOOR Member Scores asked_so_far calibration_scale "
     "cascade evidence fuse fuse_median geometric_weights largest_change log_prior median_answers "
     "member_probabilities plan_weights reliability reliability_weights score softmax stage_factors "
@@ -30,8 +30,9 @@ DOORS = {
     "SpectralConv2d SpectralLinear StableTensorBlock Synthesis ToBands TubeTransform block_matrix "
     "dct dft from_matrix haar identity identity_tensor join split stable_tensor_network "
     "tensor_product tensor_transpose tube_transform wavelet",
-    "edge_stl.branch": "Minibatches Settings Trained Trainer branch_modules build_module "
-    "class_mean_log_loss fit_temperature folded_parameters whole_network",
+    "edge_stl.branch": "Minibatches Settings Trained Trainer branch_modules build_module build_own "
+    "class_mean_log_loss fit_temperature folded_parameters need_exporter own_identity "
+    "whole_network",
     "edge_stl.cotrain": "Batch Bytes Choco ChocoSettings CompNGC FRAME_BYTES FedClient "
     "FedDIPSettings FedServer Flat FullSharing Graph HEADER_BYTES Jwins "
     "JwinsSettings Ledger LocalSGD LocalSettings Message Messages "

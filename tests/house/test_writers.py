@@ -29,6 +29,7 @@ ALLOWED = {
     # pictures, into a buffer in memory
     "edge_stl/fleet/_bands_picture.py": {"save": 1},
     "edge_stl/fleet/_votes_picture.py": {"savefig": 1},
+    "edge_stl/fleet/_compare_page.py": {"savefig": 1},
     # checkpoint.save, which writes a record
     "device_agent/_one_branch.py": {"save": 1},
     # caches of other settings: to lose them again costs nothing
