@@ -8,6 +8,7 @@
 #   make lint types imports   style, types, import contracts
 #   make bench-mnist bench-roadside   the measurements of docs/results.md
 #   make runtimes             the files in older onnxruntimes, each in an environment of its own
+#   make flower               Flower for real: processes with certificates and keys, and simulated
 #   make bench-paper ROW=mnist-fc-sub4   a row of the paper's tables
 #
 # TORCH_INDEX=URL is passed to pip as an extra index, for machines where the plain index would
@@ -21,7 +22,7 @@ OUT ?= $(if $(DATA),demo-own,demo-out)
 EXTRA_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
 .PHONY: demo test test-night soak fuzz lint types imports check setup bench-mnist bench-roadside \
-	bench-speed bench-paper bench-large runtimes clean
+	bench-speed bench-paper bench-large runtimes flower clean
 
 setup: $(VENV)/.ready
 
@@ -83,6 +84,10 @@ bench-large: setup
 
 runtimes: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/runtimes.py
+
+# SuperLink, SuperNodes and a simulation, for real; a simulation needs `pip install 'flwr[simulation]'`.
+flower: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/flower_real.py
 
 clean:
 	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,6 +1,5 @@
 """The two programs that Flower runs: on the server and on every client."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from device_agent.flower._quiet import need_flower
@@ -9,6 +8,8 @@ from edge_stl.errors import UsageError
 
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flwr.app import Context, Message
     from flwr.clientapp import ClientApp
     from flwr.serverapp import Grid, ServerApp

@@ -1,7 +1,9 @@
 """Bytes in a Flower message: one uint8 array, and what it costs on the wire."""
 
+from typing import Any
+
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, RecordDict  # noqa: TID253  (imported lazily)
+from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from edge_stl.cotrain import Bytes, fed_bytes
 from edge_stl.errors import DataError
@@ -62,9 +64,8 @@ def parcel_bytes(content: RecordDict, data: bytes) -> Bytes:
 
 def record_bytes(content: RecordDict) -> int:
     """Return the bytes of a record dictionary and of all that is in it, as Flower sends them."""
-    total, waiting = 0, [content]
-    while waiting:
-        thing = waiting.pop()
-        total += len(thing.deflate())
-        waiting += list((thing.children or {}).values())
-    return total
+    return _deflated(content)
+
+
+def _deflated(thing: Any) -> int:
+    return len(thing.deflate()) + sum(map(_deflated, (thing.children or {}).values()))

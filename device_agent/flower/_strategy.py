@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from logging import INFO, WARNING, getLogger
 
-from flwr.app import (  # noqa: TID253  (this module is imported lazily)
+from flwr.app import (
     Array,
     ArrayRecord,
     ConfigRecord,
@@ -13,8 +14,8 @@ from flwr.app import (  # noqa: TID253  (this module is imported lazily)
     MetricRecord,
     RecordDict,
 )
-from flwr.serverapp import Grid  # noqa: TID253
-from flwr.serverapp.strategy import Strategy  # noqa: TID253
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
 
 from device_agent.flower._parcel import pack, parcel_bytes, record_bytes, unpack
 from edge_stl.cotrain import SERVER, Bytes, FedServer, Ledger
@@ -106,10 +107,8 @@ class FedDIPStrategy(Strategy):
                 self.ledger.add(self._clients[reply.metadata.src_node_id], number, amount)
                 answers.append(data)
         known, loss = len(self.server.refused), float("nan")
-        try:
+        with suppress(DataError):  # none was right: the model stays, and each is told below
             loss = self.server.aggregate(number, answers)
-        except DataError:
-            pass  # none was right: the model stays, and each sentence is told below
         for sentence in self.server.refused[known:]:
             _LOG.log(WARNING, sentence)
         self.after(number, loss)
@@ -169,7 +168,8 @@ class FedDIPStrategy(Strategy):
             if reply.has_error():
                 self._tell(f"node {node}: {reply.error.reason}; left out for now")
                 continue
-            index = reply.content.config_records.get(HELLO, {}).get(INDEX)
+            said = reply.content.config_records.get(HELLO)
+            index = None if said is None else said.get(INDEX)
             if not isinstance(index, int) or not 0 <= index < self.server.clients:
                 self._tell(
                     f"node {node}: client {index!r}; expected 0 to {self.server.clients - 1}. "

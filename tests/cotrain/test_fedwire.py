@@ -12,8 +12,10 @@ from hypothesis import given, settings as hypothesis_settings, strategies as st
 
 from edge_stl.cotrain import FedClient, FedDIPSettings, FedServer, Message, pack_floats
 from edge_stl.cotrain._fedwire import ANSWER, ORDER
+from edge_stl.cotrain._masks import Prunable
 from edge_stl.errors import DataError
 from tests.cotrain.test_feddip import federation
+from tests.cotrain.toy import toy_problem
 
 
 DIP = FedDIPSettings(sparsity=0.8, every=2)
@@ -163,7 +165,8 @@ def test_a_mask_of_another_run_is_not_taken_for_the_one_that_was_meant():
     other, _, _ = _ready(4)
     assert boxes[0].held is not None
     state = boxes[0].state()
-    state["mask"] = state["mask"].flip(0)
+    where = Prunable(toy_problem().shapes).where
+    state["mask"][where] = state["mask"][where].flip(0)  # as many, others
     boxes[0].restore(state)
     server.aggregate(4, [boxes[k].answer(orders[k]) for k in orders])
     fresh = federation(DIP)[1]

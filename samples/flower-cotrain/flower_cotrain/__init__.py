@@ -1,0 +1,1 @@
+"""FedAvg and FedDIP under Flower, on pictures that are made up."""
