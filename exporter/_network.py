@@ -3,10 +3,11 @@
 ``conv -> norm`` and ``dense -> norm`` arrive folded; a norm that stands alone is ``x * scale +
 shift``. A depthwise convolution is a `Conv` of as many groups as channels. A mean over the plane
 is an `AveragePool` as large as the plane, which old runtimes and TensorRT take where `ReduceMean`
-is not.
+is not. A group norm is an `InstanceNormalization` between two `Reshape`: `GroupNormalization` came
+with opset 18.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +46,33 @@ def add_network(
     return _add_steps(graph, list(steps), parameters, input_name, prefix, output)
 
 
-def _add_steps(  # noqa: C901  (one case per layer)
+def network_constants(
+    layers: tuple[nets.Layer, ...], *, channels: int, size: int
+) -> dict[str, NDArray[np.generic]]:
+    """Return the tensors of a network's nodes that are no numbers of a box, by name.
+
+    They follow from the layers alone: shapes, int64, and a scale of 1 and a shift of 0, float32,
+    for the normalization of groups. Layers that need the same one share it.
+    """
+    return {
+        name: array
+        for _, step in nets.leaves(layers, channels=channels, size=size)
+        for name, array in _constants(step)
+    }
+
+
+def _constants(step: nets.Step) -> Iterator[tuple[str, NDArray[np.generic]]]:
+    """Yield name and values: how a group norm parts, ones, zeros, and how it puts together."""
+    if isinstance(step.layer, nets.GroupNorm):
+        groups, shape = step.layer.groups, step.before
+        # a 0 keeps the batch as it is
+        yield f"groups.{groups}", np.array([0, groups, -1], np.int64)
+        yield f"ones.{groups}", np.ones(groups, np.float32)
+        yield f"zeros.{groups}", np.zeros(groups, np.float32)
+        yield f"shape.{'x'.join(map(str, shape))}", np.array([0, *shape], np.int64)
+
+
+def _add_steps(  # noqa: C901, PLR0912  (one case per layer)
     graph: Graph,
     steps: list[nets.Step],
     parameters: Mapping[str, NDArray[np.float32]],
@@ -63,8 +90,10 @@ def _add_steps(  # noqa: C901  (one case per layer)
     for step in steps:
         out = output if output and step is steps[-1] else f"{prefix}{step.name}.out"
         match step.layer:
-            case nets.Conv(kernel=kernel):
-                weights = [constant(f"{step.name}.weight"), constant(f"{step.name}.bias")]
+            case nets.Conv(kernel=kernel, bias=bias):
+                weights = [constant(f"{step.name}.weight")]
+                if bias:
+                    weights.append(constant(f"{step.name}.bias"))
                 current = graph.node(
                     "Conv",
                     [current, *weights],
@@ -87,10 +116,12 @@ def _add_steps(  # noqa: C901  (one case per layer)
                 current = graph.node("Gemm", [current, *weights], out, transB=1)
             case nets.Norm():
                 if not nets.foldable(before):
-                    scaled = graph.node(
-                        "Mul", [current, constant(f"{step.name}.scale")], f"{out}.scaled"
-                    )
-                    current = graph.node("Add", [scaled, constant(f"{step.name}.shift")], out)
+                    affine = [constant(f"{step.name}.scale"), constant(f"{step.name}.shift")]
+                    current = _add_affine(graph, current, affine, out)
+            case nets.GroupNorm():
+                current = _add_group_norm(graph, step, current, prefix, out)
+                affine = [constant(f"{step.name}.scale"), constant(f"{step.name}.shift")]
+                current = _add_affine(graph, current, affine, out)
             case nets.Relu():
                 current = graph.node("Relu", [current], out)
             case nets.MaxPool():
@@ -108,3 +139,24 @@ def _add_steps(  # noqa: C901  (one case per layer)
                 current = graph.node("Add", [current, made], out)
         before = step.layer
     return current
+
+
+def _add_group_norm(graph: Graph, step: nets.Step, current: str, prefix: str, out: str) -> str:
+    """Add what gives every group of channels mean 0 and variance 1."""
+    parted, ones, zeros, whole = (
+        graph.constant(prefix + name, array) for name, array in _constants(step)
+    )
+    current = graph.node("Reshape", [current, parted], f"{out}.groups")
+    current = graph.node(
+        "InstanceNormalization",
+        [current, ones, zeros],
+        f"{out}.normal",
+        epsilon=nets.GROUP_NORM_EPSILON,
+    )
+    return graph.node("Reshape", [current, whole], f"{out}.whole")
+
+
+def _add_affine(graph: Graph, current: str, affine: list[str], out: str) -> str:
+    """Add ``x * scale + shift``."""
+    scale, shift = affine
+    return graph.node("Add", [graph.node("Mul", [current, scale], f"{out}.scaled"), shift], out)

@@ -16,7 +16,7 @@ from edge_stl.gate import MANIFEST_CAPS, Refused, strict_json
 from edge_stl.plan import Plan, networks
 from exporter import names
 from exporter._graph import Graph, value
-from exporter._network import add_network
+from exporter._network import add_network, network_constants
 from exporter._session import check_model, run
 from exporter.manifest import Manifest, manifest_text, vector_input
 from exporter.plausible import flushed
@@ -64,6 +64,14 @@ def branch_shapes(plan: Plan, branch_name: str) -> dict[str, tuple[int, ...]]:
     """Return name and shape of every tensor of a branch file, in file order."""
     branch = plan.branch(branch_name)
     return networks.parameter_shapes(
+        plan.layers(branch), channels=plan.band_channels(branch), size=plan.band_size(branch)
+    )
+
+
+def branch_constants(plan: Plan, branch_name: str) -> dict[str, NDArray[np.generic]]:
+    """Return the tensors of a branch file that follow from its plan alone, by name."""
+    branch = plan.branch(branch_name)
+    return network_constants(
         plan.layers(branch), channels=plan.band_channels(branch), size=plan.band_size(branch)
     )
 

@@ -6,6 +6,7 @@ numbers rebuild to: then it is what an agent wrote, and `split` can give it back
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from edge_stl.errors import EdgeStlError
 from edge_stl.gate import MAX_FILE_BYTES, Outline, Refused, scan_model
 from edge_stl.plan import Plan, one_line
 from exporter import names
-from exporter.branch import branch_shapes, build_branch
+from exporter.branch import branch_constants, branch_shapes, build_branch
 from exporter.manifest import Manifest, disagreements, parse_manifest, sha256
 from exporter.plausible import implausible_numbers
 
@@ -168,7 +169,11 @@ def branch_from_bytes(data: bytes, *, name: str) -> BranchFile:
         )
     if reasons:
         raise Unusable(reasons)
-    parameters = take_parameters(parse_scanned(data), branch_shapes(plan, manifest.branch))
+    parameters = take_parameters(
+        parse_scanned(data),
+        branch_shapes(plan, manifest.branch),
+        constants=branch_constants(plan, manifest.branch),
+    )
     if build_branch(manifest, plan, parameters) != data:
         raise Unusable(
             [
@@ -180,17 +185,26 @@ def branch_from_bytes(data: bytes, *, name: str) -> BranchFile:
 
 
 def take_parameters(
-    model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]
+    model: onnx.ModelProto,
+    shapes: dict[str, tuple[int, ...]],
+    *,
+    constants: Mapping[str, NDArray[np.generic]],
 ) -> dict[str, NDArray[np.float32]]:
     """Return the tensors that ``shapes`` asks for.
+
+    Args:
+        model: of a branch.
+        shapes: name and shape of every tensor that is a number of its box.
+        constants: the others, which must be as they are here.
 
     Raises:
         Unusable: with every tensor that is missing, unknown, ill-shaped, not finite or not
             plausible.
     """
     given = {tensor.name: tensor for tensor in model.graph.initializer}
-    reasons = [f"tensor {name} is missing" for name in shapes if name not in given]
-    unknown = [name for name in given if name not in shapes]
+    known = {**shapes, **constants}
+    reasons = [f"tensor {name} is missing" for name in known if name not in given]
+    unknown = [name for name in given if name not in known]
     reasons += [
         f"tensor {one_line(name)} is unknown to the plan's network" for name in unknown[:_NAMED]
     ]
@@ -198,6 +212,11 @@ def take_parameters(
         reasons.append(f"{len(unknown) - _NAMED:,} more tensors are unknown to it")
     if len(given) != len(model.graph.initializer):
         reasons.append("a tensor name stands twice")
+    reasons += [
+        f"tensor {name} is not {values.tolist()}, which the plan's network has there"
+        for name, values in constants.items()
+        if name in given and not _holds(given[name], values)
+    ]
     parameters = {}
     for name, shape in shapes.items():
         if name in given:
@@ -207,6 +226,15 @@ def take_parameters(
     if reasons:
         raise Unusable(reasons)
     return parameters
+
+
+def _holds(tensor: onnx.TensorProto, values: NDArray[np.generic]) -> bool:
+    """Return whether a tensor has this type, shape and these numbers."""
+    return (
+        tensor.data_type == onnx.helper.np_dtype_to_tensor_dtype(values.dtype)
+        and tuple(tensor.dims[: values.ndim + 1]) == values.shape
+        and tensor.raw_data == values.astype(values.dtype.newbyteorder("<")).tobytes()
+    )
 
 
 def take_tensor(

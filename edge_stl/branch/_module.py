@@ -25,14 +25,15 @@ def _filled(module: nn.Sequential, steps: Iterable[nets.Step]) -> nn.Sequential:
     return module
 
 
-def _torch_layer(step: nets.Step) -> nn.Module:  # noqa: PLR0911  (one way out per layer)
+def _torch_layer(step: nets.Step) -> nn.Module:  # noqa: C901, PLR0911  (one way out per layer)
     features = step.before[0]
     match step.layer:
-        case nets.Conv(channels=out, kernel=kernel):
-            layer = nn.Conv2d(features, out, kernel, padding=kernel // 2)
+        case nets.Conv(channels=out, kernel=kernel, bias=bias):
+            layer = nn.Conv2d(features, out, kernel, padding=kernel // 2, bias=bias)
             # He et al., ICCV 2015: keeps the variance through ReLU
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(_present(layer.bias))
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
             return layer
         case nets.DepthwiseConv(kernel=kernel):
             layer = nn.Conv2d(features, features, kernel, padding=kernel // 2, groups=features)
@@ -45,6 +46,8 @@ def _torch_layer(step: nets.Step) -> nn.Module:  # noqa: PLR0911  (one way out p
         case nets.Norm(learned=learned):
             norm = nn.BatchNorm1d if len(step.before) == 1 else nn.BatchNorm2d
             return norm(features, affine=learned)
+        case nets.GroupNorm(groups=groups):
+            return nn.GroupNorm(groups, features, eps=nets.GROUP_NORM_EPSILON)
         case nets.Relu():
             return nn.ReLU()
         case nets.MaxPool():
@@ -81,15 +84,20 @@ def folded_parameters(
 
     Batch norm ``y = g (x - m) / sqrt(v + eps) + b`` becomes ``scale x + shift``; right after a
     convolution or dense layer it goes into that layer: ``W scale`` and ``bias scale + shift``.
-    The arithmetic is float64, the result float32, named and shaped as
-    `networks.parameter_shapes`.
+    Group norm depends on the image and stays: its scale and shift are exported as they are. The
+    arithmetic is float64, the result float32, named and shaped as `networks.parameter_shapes`.
     """
     out: dict[str, NDArray[np.float64]] = {}
     for previous, step in nets.leaves(layers, channels=channels, size=size):
         layer = module.get_submodule(step.name)
         if isinstance(layer, nn.Conv2d | nn.Linear):
             out[f"{step.name}.weight"] = _numpy(layer.weight)
-            out[f"{step.name}.bias"] = _numpy(_present(layer.bias))
+            if layer.bias is not None:
+                out[f"{step.name}.bias"] = _numpy(layer.bias)
+        elif isinstance(layer, nn.GroupNorm):
+            plane = (-1, *[1] * (len(step.before) - 1))
+            out[f"{step.name}.scale"] = _numpy(layer.weight).reshape(plane)
+            out[f"{step.name}.shift"] = _numpy(layer.bias).reshape(plane)
         elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
             scale, shift = _affine(layer)
             if previous is not None and nets.foldable(previous.layer):

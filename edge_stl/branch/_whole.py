@@ -25,7 +25,7 @@ def whole_network(modules: Mapping[str, nn.Sequential], plan: Plan) -> nn.Sequen
     Args:
         modules: the module of every branch of the plan, by name, as `build_module` returns it.
         plan: its branches have one network, one number of bands and one spatial size; not
-            `res-s` or `mobile-s`, whose layers have no spectral form here.
+            `res-s`, `mobile-s` or one with group norm, whose layers have no spectral form here.
 
     Returns:
         copies of all numbers; nothing is shared with the modules.
@@ -100,7 +100,7 @@ def _check_alike(plan: Plan) -> None:
 def _check_joinable(plan: Plan) -> None:
     branch = plan.branches[0]
     for layer in plan.layers(branch):
-        if isinstance(layer, networks.Residual | networks.DepthwiseConv):
+        if isinstance(layer, networks.Residual | networks.DepthwiseConv | networks.GroupNorm):
             raise ValueError(  # noqa: TRY004  (a plan's value, not an argument's type)
                 f"plan: branch {branch.name} is {branch.network}, which has a "
                 f"{type(layer).__name__}; expected a network of Conv, Dense and Norm. Spectral "

@@ -11,8 +11,9 @@ from edge_stl.gate._wire import LENGTH, VARINT, Refused, Unreadable, fields
 
 OPERATORS = frozenset({
     "Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "Div", "Flatten", "Gather", "Gemm",
-    "Greater", "Identity", "Log", "MatMul", "MaxPool", "Mul", "ReduceMax", "ReduceMin", "Relu",
-    "Slice", "Softmax", "Sub", "Sum", "TopK", "Transpose", "Unsqueeze",
+    "Greater", "Identity", "InstanceNormalization", "Log", "MatMul", "MaxPool", "Mul", "ReduceMax",
+    "ReduceMin", "Relu", "Reshape", "Slice", "Softmax", "Sub", "Sum", "TopK", "Transpose",
+    "Unsqueeze",
 })  # fmt: skip
 """What our graphs may hold beside the ``If`` of a cascade."""
 

@@ -42,11 +42,27 @@ OWN = (
     nets.Dense(5),
 )
 
+GROUPED = (
+    nets.Conv(6, bias=False),
+    nets.Norm(),  # not foldable: there is no bias that could take the shift
+    nets.Conv(6),
+    nets.GroupNorm(3),  # never folded
+    nets.Norm(),  # nor is what comes after it
+    nets.Residual((nets.DepthwiseConv(), nets.GroupNorm(1), nets.Relu())),
+    nets.Flatten(),
+    nets.Dense(8),
+    nets.GroupNorm(2),
+    nets.Dense(5),
+)
+
 
 def restless(module: nn.Sequential) -> nn.Sequential:
-    """Return the module with batch norms that do something."""
+    """Return the module with norms that do something."""
     generator = torch.Generator().manual_seed(0)
     for layer in module.modules():
+        if isinstance(layer, nn.GroupNorm):
+            for parameter in layer.parameters():
+                parameter.data.uniform_(0.5, 2.0, generator=generator)
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
             layer.running_var.uniform_(0.5, 2.0, generator=generator)
             layer.running_mean.normal_(generator=generator)
@@ -67,7 +83,7 @@ def forward(  # noqa: C901  (one case per layer)
         }
         match layer:
             case nets.Conv(kernel=kernel):
-                x = functional.conv2d(x, own["weight"], own["bias"], padding=kernel // 2)
+                x = functional.conv2d(x, own["weight"], own.get("bias"), padding=kernel // 2)
             case nets.DepthwiseConv(kernel=kernel):
                 one = partial(functional.conv2d, padding=kernel // 2)
                 planes = list(map(one, x.split(1, dim=1), own["weight"].split(1)))
@@ -77,6 +93,11 @@ def forward(  # noqa: C901  (one case per layer)
             case nets.Dense():
                 x = x @ own["weight"].T + own["bias"]
             case nets.Norm() if own:
+                x = x * own["scale"] + own["shift"]
+            case nets.GroupNorm(groups=groups):
+                parted = x.reshape(len(x), groups, -1)
+                variance, mean = torch.var_mean(parted, dim=2, correction=0, keepdim=True)
+                x = ((parted - mean) / (variance + 1e-5).sqrt()).reshape(x.shape)
                 x = x * own["scale"] + own["shift"]
             case nets.Relu():
                 x = x.clamp_min(0)
@@ -120,6 +141,29 @@ def test_batch_norm_folds_only_where_it_may():
     assert {name for name in names if "scale" in name} == {
         *("0.scale", "3.scale", "7.0.scale", "7.5.scale", "8.scale", "12.scale"),
     }
+
+
+def test_group_norm_stays_and_so_does_what_nothing_can_take_in():
+    assert_folds(GROUPED, channels=2, size=6)
+    names = nets.parameter_shapes(GROUPED, channels=2, size=6)
+    assert {name for name in names if "scale" in name} == {
+        *("1.scale", "3.scale", "4.scale", "5.1.scale", "8.scale"),
+    }
+    assert "0.bias" not in names
+
+
+def test_a_group_norm_sees_one_image_at_a_time_and_learns_no_statistics():
+    module = restless(build_module(GROUPED[2:4], channels=6, size=4))
+    x = torch.rand(4, 6, 4, 4)
+
+    with torch.no_grad():
+        together = module.train()(x)
+        apart = torch.cat([module(one) for one in x.split(1)])
+        evaluated = module.eval()(x)
+
+    assert_parity(together, apart, kind="float32")
+    assert torch.equal(together, evaluated)
+    assert [name for name, _ in module.named_buffers()] == []
 
 
 def test_exported_numbers_are_contiguous_float32():

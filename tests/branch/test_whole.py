@@ -257,6 +257,7 @@ def test_branches_of_different_geometry_are_no_one_network(options: dict[str, An
     [
         ("res-s", "branch dct00 is res-s, which has a Residual; expected a network of Conv, Dense"),
         ("mobile-s", "branch dct00 is mobile-s, which has a DepthwiseConv; expected a network of"),
+        ("cnn-s-gn", "branch dct00 is cnn-s-gn, which has a GroupNorm; expected a network of Conv"),
     ],
 )
 def test_networks_without_a_spectral_form_are_refused(network: str, sentence: str):

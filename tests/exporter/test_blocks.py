@@ -1,4 +1,4 @@
-"""Networks with residuals and depthwise convolutions as files: portable, exact, canonical."""
+"""Networks with residuals, depthwise convolutions and group norm as files: portable, exact."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,9 @@ from exporter.verify import TARGETS, check_path
 
 
 CLASSES = ["left", "mid", "right"]
-Network = pytest.mark.parametrize("network", ["res-s", "mobile-s"])
+Network = pytest.mark.parametrize(
+    "network", ["res-s", "mobile-s", "cnn-s-gn", "lenet-gn", "cnn5-gn"]
+)
 
 
 def plan_of(network: str, *, resolution: int = 16) -> Plan:
@@ -95,7 +97,7 @@ def test_a_file_of_every_size_says_what_torch_says(
     assert_parity(got / scale, expected / scale, kind="float32")
 
 
-def computed(
+def computed(  # noqa: C901  (one case per layer)
     steps: list[networks.Step], tensors: dict[str, torch.Tensor], x: torch.Tensor
 ) -> torch.Tensor:
     """Run the numbers of a file through torch's functions."""
@@ -114,12 +116,17 @@ def computed(
                 x = torch.nn.functional.linear(x, own["weight"], own["bias"])
             case networks.Norm() if own["scale"] is not None:
                 x = x * own["scale"] + tensors[f"{step.name}.shift"]
+            case networks.GroupNorm(groups=groups):
+                scale, shift = (tensors[f"{step.name}.{key}"] for key in ("scale", "shift"))
+                x = torch.group_norm(x, groups, scale.flatten(), shift.flatten(), 1e-5)
             case networks.Relu():
                 x = torch.relu(x)
             case networks.MaxPool():
                 x = torch.max_pool2d(x, 2)
             case networks.GlobalAveragePool():
                 x = x.mean(dim=(2, 3))
+            case networks.Flatten():
+                x = x.flatten(1)
             case _:
                 assert isinstance(step.layer, networks.Norm)
     return x
@@ -197,6 +204,9 @@ GOLDEN = {
     "cnn-s": "9f67f6be0e799fe939144b0b409354fdeef35baf94f4dadf16db3dac1833658a",
     "res-s": "bfb04032871ef6136313180537c3b37c72c7a79efa059ee902e42279bd2bbe29",
     "mobile-s": "e9edc12720dacebc775c2b962b73a4678bab00c17153153750ac294ff8c3cc95",
+    "cnn-s-gn": "2de476f6a53a187749ec07fcdf03315544b561cc23f05b777c817b55e9ef737f",
+    "lenet-gn": "6dbe48156de36b5aecdd872e1ab25f79fd29c580d81ff0fc9c55f60f57670ad8",
+    "cnn5-gn": "85aada9b50b5615bedc3b31e97351188ebfefb8c345168fcd912ca6539ab7427",
 }
 
 

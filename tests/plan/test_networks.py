@@ -18,6 +18,7 @@ def test_the_presets_are_these():
     assert nets.preset_names() == (
         *("mlp-s", "cnn-xs", "cnn-s", "cnn-m", "res-s", "mobile-s"),
         *("fc-8l", "cnn-8", "cnn-8-half", "cnn-8-quarter"),
+        *("cnn-s-gn", "lenet-gn", "cnn5-gn"),
     )
     with pytest.raises(KeyError, match="resnet"):
         nets.preset("resnet", channels=1, size=1, classes=2)

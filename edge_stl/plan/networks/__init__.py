@@ -11,11 +11,13 @@ from edge_stl.plan.networks._counts import (
     parameters as parameters,
 )
 from edge_stl.plan.networks._layers import (
+    GROUP_NORM_EPSILON as GROUP_NORM_EPSILON,
     Conv as Conv,
     Dense as Dense,
     DepthwiseConv as DepthwiseConv,
     Flatten as Flatten,
     GlobalAveragePool as GlobalAveragePool,
+    GroupNorm as GroupNorm,
     Layer as Layer,
     MaxPool as MaxPool,
     Norm as Norm,

@@ -6,6 +6,7 @@ from edge_stl.plan.networks._layers import (
     Conv,
     Dense,
     DepthwiseConv,
+    GroupNorm,
     Layer,
     Norm,
     Shape,
@@ -17,22 +18,26 @@ def parameter_shapes(layers: tuple[Layer, ...], *, channels: int, size: int) -> 
     """Return name and shape of every tensor of the exported network, batch norm folded.
 
     A convolution's weight is ``(out, in, k, k)``, a depthwise one's ``(C, 1, k, k)``, a dense
-    layer's ``(out, in)``; a `Norm` that nothing before it can take in has ``scale`` and ``shift``
-    of ``(C, 1, 1)`` or ``(features,)``. A tensor inside the `Residual` ``3`` is ``3.0.weight``.
+    layer's ``(out, in)``; a `Norm` that nothing before it can take in, and every `GroupNorm`, has
+    ``scale`` and ``shift`` of ``(C, 1, 1)`` or ``(features,)``. A tensor inside the `Residual`
+    ``3`` is ``3.0.weight``.
     """
     shapes: dict[str, Shape] = {}
     for previous, step in leaves(layers, channels=channels, size=size):
         match step.layer:
-            case Conv(channels=out, kernel=kernel):
+            case Conv(channels=out, kernel=kernel, bias=bias):
                 shapes[f"{step.name}.weight"] = (out, step.before[0], kernel, kernel)
-                shapes[f"{step.name}.bias"] = (out,)
+                if bias:
+                    shapes[f"{step.name}.bias"] = (out,)
             case DepthwiseConv(kernel=kernel):
                 shapes[f"{step.name}.weight"] = (step.before[0], 1, kernel, kernel)
                 shapes[f"{step.name}.bias"] = (step.before[0],)
             case Dense(units=units):
                 shapes[f"{step.name}.weight"] = (units, step.before[0])
                 shapes[f"{step.name}.bias"] = (units,)
-            case Norm() if previous is None or not foldable(previous.layer):
+            case Norm() if previous is not None and foldable(previous.layer):
+                pass
+            case Norm() | GroupNorm():
                 plane = (step.before[0],) + (1,) * (len(step.before) - 1)
                 shapes[f"{step.name}.scale"] = plane
                 shapes[f"{step.name}.shift"] = plane
@@ -43,7 +48,9 @@ def parameter_shapes(layers: tuple[Layer, ...], *, channels: int, size: int) -> 
 
 def foldable(layer: Layer | None) -> bool:
     """Return whether a `Norm` right after ``layer`` disappears into its weight and bias."""
-    return isinstance(layer, Conv | DepthwiseConv | Dense)
+    if isinstance(layer, Conv):
+        return layer.bias
+    return isinstance(layer, DepthwiseConv | Dense)
 
 
 def parameters(layers: tuple[Layer, ...], *, channels: int, size: int) -> int:

@@ -13,6 +13,7 @@ class Conv:
 
     channels: int
     kernel: int = 3
+    bias: bool = True
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,21 @@ class Norm:
     """
 
     learned: bool = True
+
+
+@dataclass(frozen=True)
+class GroupNorm:
+    """Group normalization (Wu and He, ECCV 2018): mean 0 and variance 1 over a group of channels.
+
+    Mean and variance are those of one image, so that there is nothing to fold at export, and no
+    running statistics that an average of models would spoil. A scale and a shift per channel are
+    learned. The variance is the biased one, plus `GROUP_NORM_EPSILON`.
+    """
+
+    groups: int
+
+
+GROUP_NORM_EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
@@ -70,7 +86,16 @@ class Residual:
 
 
 Layer = (
-    Conv | DepthwiseConv | Norm | Relu | MaxPool | GlobalAveragePool | Flatten | Dense | Residual
+    Conv
+    | DepthwiseConv
+    | Norm
+    | GroupNorm
+    | Relu
+    | MaxPool
+    | GlobalAveragePool
+    | Flatten
+    | Dense
+    | Residual
 )
 Shape = tuple[int, ...]
 
@@ -91,7 +116,8 @@ def walk(layers: tuple[Layer, ...], *, channels: int, size: int) -> Iterator[Ste
     A `Residual` is one step; `inside` yields those in it.
 
     Raises:
-        ValueError: the layers of a `Residual` do not give the shape that it takes.
+        ValueError: the layers of a `Residual` do not give the shape that it takes, or a
+            `GroupNorm` cannot part its channels evenly.
     """
     yield from _walk(layers, (channels, size, size), "")
 
@@ -148,5 +174,10 @@ def _shape_after(layer: Layer, shape: Shape) -> Shape:
             return (shape[0] * shape[1] * shape[2],)
         case Dense(units=units):
             return (units,)
+        case GroupNorm(groups=groups) if groups < 1 or shape[0] % groups:
+            raise ValueError(
+                f"a group norm of {groups} groups on {shape[0]} channels; expected a number of "
+                "groups that divides them"
+            )
         case _:
             return shape

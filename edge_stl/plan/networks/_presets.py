@@ -8,6 +8,7 @@ from edge_stl.plan.networks._layers import (
     DepthwiseConv,
     Flatten,
     GlobalAveragePool,
+    GroupNorm,
     Layer,
     MaxPool,
     Norm,
@@ -109,6 +110,11 @@ def _fc_8l(channels: int, size: int, classes: int) -> tuple[Layer, ...]:
     return (Norm(learned=False), Flatten(), *hidden * 8, Dense(classes))
 
 
+def _halvings(size: int, most: int) -> int:
+    """Return how often the plane halves until it has at most 4 rows, at most so often."""
+    return min(most, sum(size >> i > _SMALL_PLANE for i in range(most)))
+
+
 def _cnn_8(base: int) -> Callable[[int, int, int], tuple[Layer, ...]]:
     """The paper's CNN: blocks of 2, 2 and 3 convolutions with pooling, and a dense layer.
 
@@ -120,9 +126,7 @@ def _cnn_8(base: int) -> Callable[[int, int, int], tuple[Layer, ...]]:
     def layers(channels: int, size: int, classes: int) -> tuple[Layer, ...]:
         del channels  # the first convolution takes any number
         depths = (2, 2, 3)
-        plane, halvings = size, 0
-        while plane > _SMALL_PLANE and halvings < len(depths):
-            plane, halvings = plane // 2, halvings + 1
+        halvings = _halvings(size, len(depths))
         body: list[Layer] = [Norm(learned=False)]
         for block, depth in enumerate(depths):
             body += [Conv(base << block), Norm(), Relu()] * depth
@@ -132,6 +136,54 @@ def _cnn_8(base: int) -> Callable[[int, int, int], tuple[Layer, ...]]:
 
     return layers
 
+
+_GROUPS = 2
+
+
+def _cnn_gn(base: int) -> Callable[[int, int, int], tuple[Layer, ...]]:
+    """`_cnn` with group norm after every convolution in place of batch norm.
+
+    Nothing standardizes the input, which only running statistics could do without losing how an
+    image differs from others; the first group norm takes the scale of the bands out all the same.
+    """
+
+    def layers(channels: int, size: int, classes: int) -> tuple[Layer, ...]:
+        _, *body = _cnn(base)(channels, size, classes)
+        return tuple(GroupNorm(_GROUPS) if isinstance(x, Norm) else x for x in body)
+
+    return layers
+
+
+def _pooled_gn(
+    blocks: tuple[tuple[Conv, ...], ...],
+) -> Callable[[int, int, int], tuple[Layer, ...]]:
+    """Blocks of convolutions with group norm and ReLU, each ended by pooling, and a dense layer.
+
+    As in `_cnn_8`, a plane that is small already halves after the last blocks only.
+    """
+
+    def layers(channels: int, size: int, classes: int) -> tuple[Layer, ...]:
+        del channels  # the first convolution takes any number
+        halvings = _halvings(size, len(blocks))
+        body: list[Layer] = []
+        for index, block in enumerate(blocks):
+            for conv in block:
+                body += [conv, GroupNorm(_GROUPS), Relu()]
+            if index >= len(blocks) - halvings:
+                body.append(MaxPool())
+        return (*body, Flatten(), Dense(classes))
+
+    return layers
+
+
+_LENET_GN = _pooled_gn(tuple((Conv(width, kernel=5),) for width in (32, 32, 64)))
+"""The network of JWINS (Dhasade et al., ICDCS 2023) for CIFAR-10: 89,834 numbers at 3 x 32 x 32."""
+
+_CNN5_GN = _pooled_gn(
+    tuple(tuple(Conv(width, bias=False) for width in block) for block in ((32, 32), (64,), (64,)))
+)
+"""The 5-layer CNN of NGC (Aketi, Kodge and Roy, 2022), with group norm and ReLU in place of
+EvoNorm: 76,010 numbers at 3 x 32 x 32, as many as theirs."""
 
 _PRESETS: dict[str, Callable[[int, int, int], tuple[Layer, ...]]] = {
     "mlp-s": _mlp,
@@ -144,6 +196,9 @@ _PRESETS: dict[str, Callable[[int, int, int], tuple[Layer, ...]]] = {
     "cnn-8": _cnn_8(64),
     "cnn-8-half": _cnn_8(32),
     "cnn-8-quarter": _cnn_8(16),
+    "cnn-s-gn": _cnn_gn(32),
+    "lenet-gn": _LENET_GN,
+    "cnn5-gn": _CNN5_GN,
 }
 
 
