@@ -6,6 +6,7 @@ from edge_stl.branch._module import (
     build_module as build_module,
     folded_parameters as folded_parameters,
 )
+from edge_stl.branch._shared import SharedBranch as SharedBranch
 from edge_stl.branch._trainer import Trainer as Trainer
 from edge_stl.branch._whole import (
     branch_modules as branch_modules,

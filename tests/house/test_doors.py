@@ -30,7 +30,7 @@ DOORS = {
     "SpectralConv2d SpectralLinear StableTensorBlock Synthesis ToBands TubeTransform block_matrix "
     "dct dft from_matrix haar identity identity_tensor join split stable_tensor_network "
     "tensor_product tensor_transpose tube_transform wavelet",
-    "edge_stl.branch": "Settings Trained Trainer branch_modules build_module fit_temperature "
+    "edge_stl.branch": "Settings SharedBranch Trained Trainer branch_modules build_module fit_temperature "
     "folded_parameters whole_network",
     "edge_stl.cotrain": "Batch Bytes FRAME_BYTES Flat FullSharing Graph HEADER_BYTES Ledger "
     "LocalSGD LocalSettings Message Messages ModuleProblem Node Problem Round Seat metropolis mix "
