@@ -143,6 +143,7 @@ def _branch(
         "temperature": manifest.temperature,
         "training": manifest.training.model_dump(mode="json"),
         "versions": dict(manifest.versions),
+        "cotrained": manifest.cotrained and manifest.cotrained.model_dump(mode="json"),
         "sha256": file.sha256,
         "bytes": file.bytes,
         "zeros": share_of_zeros(file.parameters),

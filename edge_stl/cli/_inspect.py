@@ -10,6 +10,7 @@ import typer
 from edge_stl.cli import _options as opt
 from edge_stl.cli._cascade import print_stages
 from edge_stl.cli._extras import need
+from edge_stl.cli._groups import print_groups
 from edge_stl.cli._output import percent, print_json, print_line, print_table
 
 
@@ -77,6 +78,7 @@ def inspect(file: ModelFile, json: opt.Json = False) -> None:
         ],
         left=3,
     )
+    print_groups(document["branches"])
     if document.get("robust"):
         print_line(f"nothing is weighted: the {document['robust']} over the boxes answers")
     if document["kind"] == "ensemble":
