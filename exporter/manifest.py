@@ -9,7 +9,14 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from edge_stl.bands import FEWEST_IMAGES, KERNELS, Kernel, Sharpness
 from edge_stl.fusion import Member
@@ -98,6 +105,31 @@ class Camera(_Record):
         )
 
 
+MOST_MEMBERS = 1000
+"""Boxes of a group."""
+
+Method = Literal["dpsgd", "random", "choco", "jwins", "ngc", "compngc", "pca", "fedavg", "feddip"]
+
+
+class Cotrained(_Record):
+    """How several boxes trained a branch together; `Manifest.box` is then the id of their group.
+
+    ``graph`` says who spoke to whom, as the command was given it: ``ring``, ``regular:4``.
+    """
+
+    method: Method
+    boxes: Annotated[tuple[Name, ...], Field(min_length=2, max_length=MOST_MEMBERS)]
+    rounds: int = Field(ge=1, le=10**9)
+    graph: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9:.-]{0,63}$")]
+
+    @field_validator("boxes")
+    @classmethod
+    def _in_order(cls, boxes: tuple[str, ...]) -> tuple[str, ...]:
+        if list(boxes) != sorted(set(boxes)):
+            raise ValueError("is not sorted with every box once; expected it so")
+        return boxes
+
+
 class Manifest(_Record):
     """Everything a branch file says beside its numbers."""
 
@@ -118,6 +150,16 @@ class Manifest(_Record):
     ]
     test_vector: TestVector
     camera: Camera | None = None
+    cotrained: Cotrained | None = None
+
+    @model_validator(mode="after")
+    def _group_is_no_member(self) -> Self:
+        if self.cotrained is not None and self.box in self.cotrained.boxes:
+            raise ValueError(
+                f"cotrained.boxes: has {self.box}, which the file itself is called; expected an "
+                "id of the group's own in box"
+            )
+        return self
 
     @property
     def id(self) -> str:
@@ -138,8 +180,9 @@ class Manifest(_Record):
     def to_document(self) -> dict[str, Any]:
         """Return plain JSON values, without the plan."""
         document = self.model_dump(mode="json")
-        if self.camera is None:  # absent, so that files of boxes that say nothing keep their bytes
-            del document["camera"]
+        for key in ("camera", "cotrained"):
+            if document[key] is None:  # absent, so that files that say nothing keep their bytes
+                del document[key]
         return document
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edge_stl.bands import Sharpness
 from edge_stl.errors import IntegrityError, MergeRefused, UsageError
 from edge_stl.fusion import largest_change
-from exporter import names
+from exporter import groups, names
 from exporter._memory import hold_once
 from exporter._session import check_model
 from exporter.agree import Agreement, Refusal, agree, read_all
@@ -230,6 +230,7 @@ def change_ensemble(
     *,
     name: str,
     remove: Sequence[str] = (),
+    force: bool = False,
     add: Sequence[Path] = (),
     options: Options | None = None,
     skip_refused: bool = False,
@@ -246,6 +247,7 @@ def change_ensemble(
         ensemble: bytes of the ensemble file, or what is in it.
         name: what it is called in messages.
         remove: box ids or ``branch.box`` ids.
+        force: a removed box takes the files with it that it trained together with others.
         add: branch files.
         options: other options than those it was made with.
         skip_refused: go on without added files that may not be merged.
@@ -255,8 +257,9 @@ def change_ensemble(
         gate: as `merge_paths`; the ensemble's own signature is for the caller to verify.
 
     Raises:
-        UsageError: an id names nothing in the ensemble, nothing would be left, or its weights or
-            threshold came from a holdout and there is neither one now nor what needs none.
+        UsageError: an id names nothing in the ensemble, or a box that trained files together with
+            others and ``force`` is off; nothing would be left; or its weights or threshold came
+            from a holdout and there is neither one now nor what needs none.
         IntegrityError: the ensemble does not give back the files it was made of, or the gate does
             not trust a box that stays in it.
         MergeRefused: as `merge_paths`.
@@ -264,17 +267,7 @@ def change_ensemble(
     content = members_of(ensemble, name=name) if isinstance(ensemble, bytes) else ensemble
     wanted = options or content.options
     _need_holdout_again(content, wanted, holdout, name)
-    left = list(content.files)
-    for identity in remove:
-        gone = [f for f in content.files if identity in (f.manifest.box, f.manifest.id)]
-        if not gone:
-            known = sorted({f.manifest.box for f in content.files})
-            ids = sorted(f.manifest.id for f in content.files)
-            raise UsageError(
-                f"--remove {identity}: neither a box nor a branch of {name}; it has boxes "
-                f"{', '.join(known)} and branches {', '.join(ids)}"
-            )
-        left = [f for f in left if f not in gone]
+    left = groups.without(content.files, remove, name=name, force=force)
     if gate is None:  # nobody verified what the record says of signatures
         left = [replace(f, signed=None) for f in left]
     else:

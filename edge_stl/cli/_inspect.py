@@ -10,12 +10,17 @@ import typer
 from edge_stl.cli import _options as opt
 from edge_stl.cli._cascade import print_stages
 from edge_stl.cli._extras import need
+from edge_stl.cli._groups import print_groups
 from edge_stl.cli._output import percent, print_json, print_line, print_table
 
 
 ModelFile = Annotated[
     Path, typer.Argument(metavar="FILE", help="A branch file or an ensemble.", show_default=False)
 ]
+
+
+_DENSE = 0.01
+"""Share of zero weights up to which a branch is not called sparse."""
 
 
 class Target(enum.StrEnum):
@@ -37,8 +42,9 @@ def inspect(file: ModelFile, json: opt.Json = False) -> None:
     if json:
         print_json(document)
         return
+    deflated = f" ({document['bytes_deflated']:,} deflated)" if "bytes_deflated" in document else ""
     print_line(
-        f"{document['file']}: {document['kind']}, {document['bytes']:,} bytes, opset "
+        f"{document['file']}: {document['kind']}, {document['bytes']:,} bytes{deflated}, opset "
         f"{document['opset']}, IR version {document['ir_version']}, sha256 {document['sha256']}"
     )
     if document["kind"] == "other":
@@ -49,9 +55,11 @@ def inspect(file: ModelFile, json: opt.Json = False) -> None:
         f"{', '.join(document['classes'])}"
     )
     weighted = document["kind"] == "ensemble" and document["robust"] is None
+    sparse = any(r["zeros"] > _DENSE for r in document["branches"])
     print_table(
         "",
         ("branch", "box", "network", "px", "images", "classes", "validation", "log-loss")
+        + (("zeros",) if sparse else ())
         + (("weight",) if weighted else ()),
         [
             (
@@ -63,12 +71,14 @@ def inspect(file: ModelFile, json: opt.Json = False) -> None:
                 r["classes_seen"],
                 percent(r["validation"]["accuracy"]),
                 f"{r['validation']['log_loss']:.3f}",
+                *((percent(r["zeros"]),) if sparse else ()),
                 *((f"{r['weight']:.4f}",) if weighted else ()),
             )
             for r in document["branches"]
         ],
         left=3,
     )
+    print_groups(document["branches"])
     if document.get("robust"):
         print_line(f"nothing is weighted: the {document['robust']} over the boxes answers")
     if document["kind"] == "ensemble":

@@ -10,6 +10,7 @@ import typer
 from edge_stl.cli import _options as opt
 from edge_stl.cli._audit import audit_document, print_audit
 from edge_stl.cli._cascade import cascade_document, cascade_options, print_cascade
+from edge_stl.cli._groups import print_groups
 from edge_stl.cli._holdout import holdout_document, print_holdout
 from edge_stl.cli._output import ProgressReporter, print_json, print_line, print_table
 from edge_stl.cli._seal import Seal, StartNumbersAnew
@@ -146,6 +147,14 @@ def merge(
             show_default=False,
         ),
     ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="With --remove: a box takes the files with it that it trained together with "
+            "others.",
+        ),
+    ] = False,
     add: Annotated[
         list[Path] | None,
         typer.Option(
@@ -164,6 +173,7 @@ def merge(
     """Merge branch files into one ensemble file that plain onnxruntime runs. No torch needed."""
     _need_merge_extra()
     from edge_stl.durable import write_durably
+    from edge_stl.errors import UsageError
     from exporter.merge import merge_paths
     from exporter.signed import signed_table
     from exporter.weighing import mean_weight
@@ -178,8 +188,10 @@ def merge(
             "gate": seal.gate,
             "progress": lambda done, total: reporter.advance("running the branches", done, total),
         }
+        if force and not remove:
+            raise UsageError("--force: is for --remove; expected that beside it. Leave it out")
         if remove or add:
-            given = {"remove": remove or [], "add": add or []}
+            given = {"remove": remove or [], "force": force, "add": add or []}
             merged = _change(files, weights, layout, resolution, robust, chosen, given | how)
         else:
             if weights is None and robust is None:
@@ -195,6 +207,7 @@ def merge(
             "weight": None if merged.options.robust else mean_weight(own),
             "images": sum(f.manifest.images.train),
             "largest_change": merged.largest_change(index),
+            "cotrained": f.manifest.cotrained and f.manifest.cotrained.model_dump(mode="json"),
         }
         for index, (f, own) in enumerate(zip(merged.files, merged.weights, strict=True))
     ]
@@ -238,6 +251,7 @@ def merge(
 def _tell(merged: Any, rows: list[dict[str, Any]]) -> None:
     """Print the table and what a holdout taught to stdout, what a person must know to stderr."""
     _print_rows(rows)
+    print_groups(rows)
     if merged.holdout is not None:
         print_holdout(merged.holdout)
     if merged.audit is not None:
