@@ -108,7 +108,7 @@ class Camera(_Record):
 MOST_MEMBERS = 1000
 """Boxes of a group."""
 
-Method = Literal["dpsgd", "random", "choco", "jwins", "ngc", "compngc", "pca", "fedavg", "feddip"]
+Method = Literal["full", "random", "choco", "jwins", "ngc", "compngc", "pca", "fedavg", "feddip"]
 
 
 class Cotrained(_Record):

@@ -1,6 +1,7 @@
 """What a node sends its neighbours and hears of them, over links: the real transport of a round."""
 
 import queue
+import time
 from collections.abc import Callable, Mapping
 
 from device_agent.cotrain._link import Link, Pulse
@@ -9,6 +10,7 @@ from edge_stl.errors import DataError
 
 
 _POLL = 0.1  # seconds
+_LEAVE = 3.0
 
 
 class GlooExchange:
@@ -133,6 +135,9 @@ class GlooExchange:
         return message
 
     def close(self) -> None:
-        """Say goodbye to all."""
+        """Say goodbye to all, and give them a moment to do so."""
         for link in self._links.values():
-            link.close()
+            link.leave()
+        until = time.monotonic() + _LEAVE
+        for link in self._links.values():
+            link.close(until)

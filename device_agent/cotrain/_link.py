@@ -12,7 +12,7 @@ messages go in pieces: the time limit holds for a piece, not for a message over 
 import queue
 import threading
 import time
-from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Protocol
 
@@ -26,6 +26,7 @@ from edge_stl.cotrain import FRAME_BYTES, HEADER_BYTES
 PIECE_BYTES = 1 << 18
 _BEATS = 4  # signs of life within the time limit
 _ALIVE, _GOODBYE = 0, -1
+_NEVER = 1  # a tag under which nothing is sent
 _QUEUED = 8
 """Messages that wait here unread; a box that obeys sends one, two while its peer is behind."""
 
@@ -132,10 +133,25 @@ class Link:
             if self._incoming.qsize() <= _QUEUED:
                 self._incoming.put(None)
 
-    def close(self, wait: float = 2.0) -> None:
-        """Say goodbye, and wait a little until it has left."""
+    def leave(self) -> None:
+        """Say goodbye, after what waits to be sent; does not wait."""
         self._outgoing.put(None)
-        self._threads[0].join(wait)
+
+    def close(self, until: float) -> None:
+        """Wait for the peer's goodbye until a moment of `time.monotonic`, then cut the connection.
+
+        A thread that still waited inside gloo when the process ends would abort it.
+        """
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        if any(thread.is_alive() for thread in self._threads):
+            # gloo has no other way to end a wait: one that runs out closes its group of two.
+            with suppress(RuntimeError):
+                self._wire.recv([torch.empty(1, dtype=torch.uint8)], self._peer, _NEVER).wait(
+                    timedelta(milliseconds=1)
+                )
+            for thread in self._threads:
+                thread.join()
 
     # -- the two threads ------------------------------------------------------------------------
 
@@ -206,6 +222,3 @@ def _in_words(error: RuntimeError, limit: float) -> str:
         return f"nothing was heard of it for {limit:g} s"
     return "its connection closed"
 
-
-Lost = Callable[[int, str], None]
-"""Told which rank was lost, and why."""

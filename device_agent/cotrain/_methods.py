@@ -1,15 +1,20 @@
-"""The methods by name: which node runs them, and which settings they take."""
+"""The methods by name: what runs them at a box, and which settings they take."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from device_agent.cotrain._exchange import GlooExchange
+from device_agent.cotrain._rounds import Engine, Gossip
 from edge_stl import cotrain
 from edge_stl.cotrain import LocalSettings, Node, Problem, Seat
 
 
+if TYPE_CHECKING:
+    from device_agent.cotrain._group import Run
+
 _NODES: dict[str, tuple[str, str | None]] = {
     "full": ("FullSharing", None),
 }
-"""Method -> class of its node, and of its settings where it has some; names in `edge_stl.cotrain`."""
+"""Method -> its node, and its settings where it has some; both by name in `edge_stl.cotrain`."""
 
 METHODS = tuple(_NODES)
 
@@ -23,9 +28,14 @@ def settings_class(method: str) -> Any:
 def make_node(
     method: str, seat: Seat, problem: Problem, local: LocalSettings, settings: object
 ) -> Node:
-    """Return the node of a method."""
+    """Return the node of a gossip method."""
     kind = getattr(cotrain, _NODES[method][0])
-    made: Node = kind(seat, problem, local) if settings is None else kind(
-        seat, problem, local, settings
-    )
+    own = () if settings is None else (settings,)
+    made: Node = kind(seat, problem, local, *own)
     return made
+
+
+def make_engine(run: "Run", seat: Seat, problem: Problem, exchange: GlooExchange) -> Engine:
+    """Return what runs a method at one box."""
+    node = make_node(run.method, seat, problem, run.local, run.settings)
+    return Gossip(node, exchange)

@@ -1,0 +1,107 @@
+"""The rounds of one box: run them, save them, stop between them, notice that one is alone."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from torch import Tensor
+
+from device_agent.cotrain._exchange import GlooExchange
+from device_agent.cotrain._saved import Saved
+from edge_stl.cotrain import Ledger, Node
+from edge_stl.errors import EdgeStlError, Interrupted
+
+
+class Engine(Protocol):
+    """A method at one box, with its transport.
+
+    Attributes:
+        vector: the model ``(P,)`` float32.
+    """
+
+    @property
+    def vector(self) -> Tensor:
+        """Return the model ``(P,)`` float32."""
+
+    def round(self, number: int) -> float:
+        """Run a round and return the mean training loss."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that `restore` needs, as copies."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state`."""
+
+
+class Gossip:
+    """A node and its links."""
+
+    def __init__(self, node: Node, exchange: GlooExchange) -> None:
+        self._node, self._exchange = node, exchange
+        self.state, self.restore = node.state, node.restore
+
+    @property
+    def vector(self) -> Tensor:
+        """Return the node's model."""
+        return self._node.vector
+
+    def round(self, number: int) -> float:
+        """Run a round of the node."""
+        return self._exchange.round(self._node, number)
+
+
+def run_rounds(
+    engine: Engine,
+    exchange: GlooExchange,
+    *,
+    start: int,
+    rounds: int,
+    saved: Saved,
+    ledger: Ledger,
+    after: Callable[[int, float], object],
+) -> float:
+    """Run the rounds of a box.
+
+    Args:
+        engine: the method.
+        exchange: to all boxes.
+        start: the first round, where a run goes on.
+        rounds: how many in all.
+        saved: checkpoints.
+        ledger: what left this box.
+        after: called after every round with how many are over and the loss.
+
+    Returns:
+        seconds.
+
+    Raises:
+        Interrupted: a stop was asked for, or every other box is lost; the round before is kept.
+    """
+    began = time.monotonic()
+    for number in range(start, rounds):
+        before = engine.state()
+
+        def keep(number: int = number, before: Mapping[str, Tensor] = before) -> None:
+            saved.stop(number, before, ledger, exchange.rank)
+
+        try:
+            loss = engine.round(number)
+            alone = len(exchange.alive) == 1
+        except EdgeStlError as error:
+            keep()
+            if isinstance(error, Interrupted):
+                raise Interrupted(
+                    f"stopped after {number} of {rounds} rounds; all of it is kept. The same "
+                    "command on all boxes goes on there"
+                ) from None
+            raise
+        if alone:
+            keep()
+            raise Interrupted(
+                f"every other box is lost after {number} of {rounds} rounds; all of it is kept. "
+                "The same command on all boxes goes on there"
+            )
+        after(number + 1, loss)
+        saved.passed(number + 1, engine.state(), ledger, exchange.rank)
+    saved.stop(rounds, engine.state(), ledger, exchange.rank)
+    return time.monotonic() - began
