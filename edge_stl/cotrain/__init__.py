@@ -4,8 +4,11 @@ Every method is pure functions on tensors (compress, mix, update) and a node tha
 ledger counts the bytes of all methods in one way.
 """
 
+from edge_stl.cotrain._choco import Choco as Choco, ChocoSettings as ChocoSettings
+from edge_stl.cotrain._elias import pack_indices as pack_indices, unpack_indices as unpack_indices
 from edge_stl.cotrain._full import FullSharing as FullSharing
 from edge_stl.cotrain._graph import Graph as Graph, metropolis as metropolis, mix as mix
+from edge_stl.cotrain._jwins import Jwins as Jwins, JwinsSettings as JwinsSettings
 from edge_stl.cotrain._ledger import Bytes as Bytes, Ledger as Ledger
 from edge_stl.cotrain._local import LocalSettings as LocalSettings, LocalSGD as LocalSGD
 from edge_stl.cotrain._message import (
@@ -22,4 +25,10 @@ from edge_stl.cotrain._problem import (
     ModuleProblem as ModuleProblem,
     Problem as Problem,
 )
+from edge_stl.cotrain._random import (
+    RandomSampling as RandomSampling,
+    RandomSettings as RandomSettings,
+)
+from edge_stl.cotrain._sparse import Sparse as Sparse, largest as largest
 from edge_stl.cotrain._together import run_together as run_together
+from edge_stl.cotrain._wavelet import Wavelet as Wavelet

@@ -32,7 +32,8 @@ DOORS = {
     "tensor_product tensor_transpose tube_transform wavelet",
     "edge_stl.branch": "Settings SharedBranch Trained Trainer branch_modules build_module fit_temperature "
     "folded_parameters whole_network",
-    "edge_stl.cotrain": "Batch Bytes FRAME_BYTES Flat FullSharing Graph HEADER_BYTES Ledger "
+    "edge_stl.cotrain": "Choco ChocoSettings Jwins JwinsSettings RandomSampling RandomSettings "
+    "Sparse Wavelet largest pack_indices unpack_indices Batch Bytes FRAME_BYTES Flat FullSharing Graph HEADER_BYTES Ledger "
     "LocalSGD LocalSettings Message Messages ModuleProblem Node Problem Round Seat metropolis mix "
     "pack_floats run_together unpack_floats",
     "edge_stl.trust": "BranchStatement COUNTER_FILE EnsembleStatement Numbers "
