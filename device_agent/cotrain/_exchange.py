@@ -10,7 +10,7 @@ from edge_stl.errors import DataError
 
 
 _POLL = 0.1  # seconds
-_LEAVE = 3.0
+_LEAVE, _LEAVE_LOST = 3.0, 0.3
 
 
 class GlooExchange:
@@ -138,6 +138,6 @@ class GlooExchange:
         """Say goodbye to all, and give them a moment to do so."""
         for link in self._links.values():
             link.leave()
-        until = time.monotonic() + _LEAVE
+        began = time.monotonic()
         for link in self._links.values():
-            link.close(until)
+            link.close(began + (_LEAVE if link.lost is None else _LEAVE_LOST))

@@ -11,17 +11,17 @@ from edge_stl.cotrain import LocalSettings, Node, Problem, Seat
 if TYPE_CHECKING:
     from device_agent.cotrain._group import Run
 
-_NODES: dict[str, tuple[str, str | None]] = {
+NODES: dict[str, tuple[str, str | None]] = {
     "full": ("FullSharing", None),
 }
 """Method -> its node, and its settings where it has some; both by name in `edge_stl.cotrain`."""
 
-METHODS = tuple(_NODES)
+METHODS = tuple(NODES)
 
 
 def settings_class(method: str) -> Any:
     """Return the dataclass of a method's settings, or None where it has none."""
-    name = _NODES[method][1]
+    name = NODES[method][1]
     return None if name is None else getattr(cotrain, name)
 
 
@@ -29,7 +29,7 @@ def make_node(
     method: str, seat: Seat, problem: Problem, local: LocalSettings, settings: object
 ) -> Node:
     """Return the node of a gossip method."""
-    kind = getattr(cotrain, _NODES[method][0])
+    kind = getattr(cotrain, NODES[method][0])
     own = () if settings is None else (settings,)
     made: Node = kind(seat, problem, local, *own)
     return made

@@ -19,6 +19,7 @@ from edge_stl.cotrain._message import (
     unpack_floats as unpack_floats,
 )
 from edge_stl.cotrain._node import Messages as Messages, Node as Node, Round as Round, Seat as Seat
+from edge_stl.cotrain._pca_settings import PCASettings as PCASettings
 from edge_stl.cotrain._problem import (
     Batch as Batch,
     Flat as Flat,
@@ -29,6 +30,7 @@ from edge_stl.cotrain._random import (
     RandomSampling as RandomSampling,
     RandomSettings as RandomSettings,
 )
+from edge_stl.cotrain._replicas import Replicas as Replicas
 from edge_stl.cotrain._sparse import Sparse as Sparse, largest as largest
 from edge_stl.cotrain._together import run_together as run_together
 from edge_stl.cotrain._wavelet import Wavelet as Wavelet

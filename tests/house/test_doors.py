@@ -32,10 +32,11 @@ DOORS = {
     "tensor_product tensor_transpose tube_transform wavelet",
     "edge_stl.branch": "Settings SharedBranch Trained Trainer branch_modules build_module fit_temperature "
     "folded_parameters whole_network",
-    "edge_stl.cotrain": "Choco ChocoSettings Jwins JwinsSettings RandomSampling RandomSettings "
-    "Sparse Wavelet largest pack_indices unpack_indices Batch Bytes FRAME_BYTES Flat FullSharing Graph HEADER_BYTES Ledger "
-    "LocalSGD LocalSettings Message Messages ModuleProblem Node Problem Round Seat metropolis mix "
-    "pack_floats run_together unpack_floats",
+    "edge_stl.cotrain": "Batch Bytes Choco ChocoSettings FRAME_BYTES Flat FullSharing Graph "
+    "HEADER_BYTES Jwins JwinsSettings Ledger LocalSGD LocalSettings Message "
+    "Messages ModuleProblem Node PCASettings Problem RandomSampling "
+    "RandomSettings Replicas Round Seat Sparse Wavelet largest metropolis mix "
+    "pack_floats pack_indices run_together unpack_floats unpack_indices",
     "edge_stl.trust": "BranchStatement COUNTER_FILE EnsembleStatement Numbers "
     "Owner PrivateKey PublicKey Seen Statement Trust Verdict add_key envelope_path judge "
     "load_private_key load_public_key make_key need_signing read_envelope_beside read_seen "
@@ -46,7 +47,10 @@ DOORS = {
     "device_agent.doctor": "Check default_work_root examine worst",
 }
 
-SIDE_DOORS = {"edge_stl.fusion": {"audit", "crossfit", "fitted", "threshold"}}
+SIDE_DOORS = {
+    "edge_stl.fusion": {"audit", "crossfit", "fitted", "threshold"},
+    "edge_stl.cotrain": {"pca_hook"},
+}
 """Modules that need an extra or a holdout: imported by name, and in the room once somebody did."""
 
 
