@@ -6,6 +6,11 @@ ledger counts the bytes of all methods in one way.
 
 from edge_stl.cotrain._choco import Choco as Choco, ChocoSettings as ChocoSettings
 from edge_stl.cotrain._elias import pack_indices as pack_indices, unpack_indices as unpack_indices
+from edge_stl.cotrain._fedclient import FedClient as FedClient
+from edge_stl.cotrain._feddip import FedDIPSettings as FedDIPSettings
+from edge_stl.cotrain._fedrun import SERVER as SERVER, run_server as run_server
+from edge_stl.cotrain._fedserver import FedServer as FedServer
+from edge_stl.cotrain._fedwire import fed_bytes as fed_bytes
 from edge_stl.cotrain._full import FullSharing as FullSharing
 from edge_stl.cotrain._graph import Graph as Graph, metropolis as metropolis, mix as mix
 from edge_stl.cotrain._jwins import Jwins as Jwins, JwinsSettings as JwinsSettings
