@@ -23,6 +23,14 @@ from edge_stl.cotrain._message import (
     pack_floats as pack_floats,
     unpack_floats as unpack_floats,
 )
+from edge_stl.cotrain._ngc import (
+    NGC as NGC,
+    CompNGC as CompNGC,
+    NGCSettings as NGCSettings,
+    gradient_weights as gradient_weights,
+    neighbourhood_gradient as neighbourhood_gradient,
+    quasi_global_momentum as quasi_global_momentum,
+)
 from edge_stl.cotrain._node import Messages as Messages, Node as Node, Round as Round, Seat as Seat
 from edge_stl.cotrain._pca_settings import PCASettings as PCASettings
 from edge_stl.cotrain._problem import (
@@ -36,6 +44,13 @@ from edge_stl.cotrain._random import (
     RandomSettings as RandomSettings,
 )
 from edge_stl.cotrain._replicas import Replicas as Replicas
+from edge_stl.cotrain._sign import (
+    compress_signs as compress_signs,
+    pack_signs as pack_signs,
+    scaled_signs as scaled_signs,
+    sign_bytes as sign_bytes,
+    unpack_signs as unpack_signs,
+)
 from edge_stl.cotrain._sparse import Sparse as Sparse, largest as largest
 from edge_stl.cotrain._together import run_together as run_together
 from edge_stl.cotrain._wavelet import Wavelet as Wavelet
