@@ -55,10 +55,16 @@ class Ended:
     facts: dict[str, Any]
 
 
-def largest_message(parameters: int, classes: int) -> int:
-    """Return bytes that no message of a method and none of the end is longer than."""
+def largest_message(parameters: int, classes: int, *, copies: int) -> int:
+    """Return bytes that no message of a method and none of the end is longer than.
+
+    Args:
+        parameters: of the model.
+        classes: K.
+        copies: models that a message may hold, at least 2.
+    """
     # Wavelet coefficients are a few more than parameters; a list of indices may be as long again.
-    rounds = 8 * parameters + _FACTS_BYTES
+    rounds = 4 * max(2, copies) * parameters + _FACTS_BYTES
     scores = 8 * (len(TEMPERATURES) * (classes + 1) + classes + 1) + _FACTS_BYTES
     return HEADER_BYTES + rounds + scores + 32 * classes
 
@@ -74,6 +80,7 @@ class End:
         answer: logits of a model ``(P,)`` on the validation images here, ``(n, K)``.
         held_back: classes of these images, ``(n,)``.
         write: makes and writes the branch file of a mean model; returns what to tell of it.
+        hub: the first box, where it alone has the model; None: every box has one.
     """
 
     def __init__(
@@ -86,7 +93,9 @@ class End:
         answer: Callable[[Tensor], Any],
         held_back: Any,
         write: Callable[[Tensor, Counts, Scores, Sequence[int]], dict[str, Any]],
+        hub: str | None = None,
     ) -> None:
+        self._hub = hub
         self._exchange, self._rounds, self._classes, self._floor = exchange, rounds, classes, floor
         self._answer, self._held_back, self._write = answer, held_back, write
 
@@ -99,14 +108,16 @@ class End:
         while True:
             alive = self._exchange.alive
             if len(alive) == 1:
-                raise Interrupted(
-                    "every other box is lost before the models were averaged; all of it is kept. "
-                    "The same command on all boxes goes on there"
-                )
+                raise _kept("every other box is lost")
+            if self._hub is not None and alive[0] != 0:
+                raise _kept(f"{self._hub}, which holds the model, is lost")
             leader = alive[0]
-            if leader == self._exchange.rank:
-                return self._lead(alive, vector, train)
-            ended = self._follow(leader, vector, train)
+            try:
+                if leader == self._exchange.rank:
+                    return self._lead(alive, vector, train)
+                ended = self._follow(leader, vector, train)
+            except Interrupted as stopped:
+                raise _kept(str(stopped)) from None
             if ended is not None:
                 return ended
 
@@ -117,10 +128,14 @@ class End:
         for rank in alive:
             if rank != self._exchange.rank:
                 message = self._receive(rank, _MODEL)
-                read = None if message is None else self._read_model(rank, message, len(vector))
+                own = 0 if self._hub is not None else len(vector)
+                read = None if message is None else self._read_model(rank, message, own)
                 if read is not None:
                     models[rank], trains[rank] = read
-        mean = mean_model([models[rank] for rank in sorted(models)])
+        if self._hub is None:
+            mean = mean_model([models[rank] for rank in sorted(models)])
+        else:
+            mean = vector
         total = tuple(int(n) for n in np.sum([trains[r] for r in sorted(trains)], axis=0))
         others = [rank for rank in sorted(models) if rank != self._exchange.rank]
         for rank in others:
@@ -142,7 +157,8 @@ class End:
     # -- the others -----------------------------------------------------------------------------
 
     def _follow(self, leader: int, vector: Tensor, train: tuple[int, ...]) -> Ended | None:
-        self._send(leader, _MODEL, pack_floats(vector), _pack_counts(train))
+        model = b"" if self._hub is not None else pack_floats(vector)
+        self._send(leader, _MODEL, model, _pack_counts(train))
         message = self._receive(leader, _MEAN)
         if message is None:
             return None
@@ -195,6 +211,13 @@ class End:
             return None
 
 
+def _kept(what: str) -> Interrupted:
+    return Interrupted(
+        f"{what} before the branch file was written; all of it is kept. The same command on all "
+        "boxes goes on there"
+    )
+
+
 def mean_model(models: Sequence[Tensor]) -> Tensor:
     """Return the mean of models ``(P,)``, summed in their order in float64, as float32."""
     total = torch.zeros(len(models[0]), dtype=torch.float64)
@@ -205,9 +228,7 @@ def mean_model(models: Sequence[Tensor]) -> Tensor:
 
 def pack_scores(scores: Scores) -> bytes:
     """Return sums as little-endian float64."""
-    flat = np.concatenate(
-        [scores.losses.reshape(-1), scores.right, scores.counts, [scores.judged]]
-    )
+    flat = np.concatenate([scores.losses.reshape(-1), scores.right, scores.counts, [scores.judged]])
     return flat.astype("<f8").tobytes()
 
 

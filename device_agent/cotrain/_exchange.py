@@ -98,13 +98,13 @@ class GlooExchange:
         self._ledger.add(self.rank, number, cost or Bytes.of(message))
         self._links[rank].send(message.to_bytes())
 
-    def receive(self, rank: int, *, number: int, kind: int) -> Message | None:
+    def receive(self, rank: int, *, number: int, kind: int | tuple[int, ...]) -> Message | None:
         """Return the next message of a box, or None when it is lost.
 
         Args:
             rank: whose.
             number: of the round that it must belong to.
-            kind: that it must be of.
+            kind: that it must be of, or several.
         """
         if rank in self.lost:
             return None
@@ -125,11 +125,12 @@ class GlooExchange:
         except DataError as error:
             self.lose(rank, f"it sent {str(error).partition('.')[0]}")
             return None
-        if (message.round, message.kind) != (number, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        if message.round != number or message.kind not in kinds:
             self.lose(
                 rank,
                 f"it sent a message of round {message.round}, kind {message.kind}, in round "
-                f"{number}, kind {kind}",
+                f"{number}, kind {' or '.join(map(str, kinds))}",
             )
             return None
         return message

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from device_agent.cotrain._methods import METHODS, settings_class
+from device_agent.cotrain._methods import METHODS, STARS, settings_class
 from edge_stl.cotrain import Graph, LocalSettings
 from edge_stl.errors import UsageError
 from edge_stl.plan import NAME_PATTERN, Plan, describe, nearest
@@ -110,7 +110,9 @@ class Run:
 
     @property
     def graph_name(self) -> str:
-        """Return the kind of graph, ``file`` for one of a file: no path leaves the box."""
+        """Return the kind of graph; ``file`` for one of a file: no path leaves the box."""
+        if self.method in STARS:
+            return "star"
         return self.group.graph if self.group.graph.startswith(_KNOWN_GRAPHS) else "file"
 
     @property

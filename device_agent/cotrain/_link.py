@@ -83,9 +83,7 @@ class Link:
         idle_bytes: of signs of life sent.
     """
 
-    def __init__(
-        self, wire: Wire, peer: int, *, largest: int, limit: float, pulse: Pulse
-    ) -> None:
+    def __init__(self, wire: Wire, peer: int, *, largest: int, limit: float, pulse: Pulse) -> None:
         self._wire, self._peer, self._largest, self._pulse = wire, peer, largest, pulse
         self._limit = limit
         self._outgoing: queue.Queue[bytes | None] = queue.Queue()
@@ -221,4 +219,3 @@ def _in_words(error: RuntimeError, limit: float) -> str:
     if "imed out" in text or "timeout" in text:
         return f"nothing was heard of it for {limit:g} s"
     return "its connection closed"
-

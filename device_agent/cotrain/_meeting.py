@@ -33,7 +33,7 @@ _LEAVE = 10.0
 _MOST_BYTES = 1 << 16  # of what a box says of itself
 HOW = (
     "torchrun --nnodes N --node-rank K --master-addr ADDRESS --master-port PORT -m edge_stl cotrain"
-    " …, or write meet = \"ADDRESS:PORT\" of the first box into the group file"
+    ' …, or write meet = "ADDRESS:PORT" of the first box into the group file'
 )
 
 
@@ -102,9 +102,7 @@ def place_of(boxes: Sequence[str], box: str, *, meet: str | None) -> Place:
     if meet is None:
         raise UsageError(f"cotrain: nothing says where the boxes meet. Start every box with {HOW}")
     host, _, number = meet.rpartition(":")
-    return Place(
-        own, len(boxes), host.strip("[]"), int(number), False, "0", f"meet = {meet!r}"
-    )
+    return Place(own, len(boxes), host.strip("[]"), int(number), False, "0", f"meet = {meet!r}")
 
 
 class Meeting:

@@ -47,9 +47,7 @@ class BranchProblem(ModuleProblem):
         before: Callable[[], object] = lambda: None,
     ) -> None:
         settings = Settings.from_plan(plan, batch_size=batch, seed=seed)
-        self.branch = SharedBranch(
-            images, labels, plan=plan, branch_name=branch, settings=settings
-        )
+        self.branch = SharedBranch(images, labels, plan=plan, branch_name=branch, settings=settings)
         self._before = before
         super().__init__(self.branch.module, self.branch.minibatch)
 

@@ -21,7 +21,7 @@ class Engine(Protocol):
 
     @property
     def vector(self) -> Tensor:
-        """Return the model ``(P,)`` float32."""
+        """Return the model ``(P,)`` float32, of a method that has one at every box."""
 
     def round(self, number: int) -> float:
         """Run a round and return the mean training loss."""
@@ -90,18 +90,19 @@ def run_rounds(
         except EdgeStlError as error:
             keep()
             if isinstance(error, Interrupted):
-                raise Interrupted(
-                    f"stopped after {number} of {rounds} rounds; all of it is kept. The same "
-                    "command on all boxes goes on there"
-                ) from None
+                raise _kept(str(error), number, rounds) from None
             raise
         if alone:
             keep()
-            raise Interrupted(
-                f"every other box is lost after {number} of {rounds} rounds; all of it is kept. "
-                "The same command on all boxes goes on there"
-            )
+            raise _kept("every other box is lost", number, rounds)
         after(number + 1, loss)
         saved.passed(number + 1, engine.state(), ledger, exchange.rank)
     saved.stop(rounds, engine.state(), ledger, exchange.rank)
     return time.monotonic() - began
+
+
+def _kept(what: str, number: int, rounds: int) -> Interrupted:
+    return Interrupted(
+        f"{what} after {number} of {rounds} rounds; all of it is kept. The same command on all "
+        "boxes goes on there"
+    )

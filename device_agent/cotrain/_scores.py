@@ -97,9 +97,7 @@ class Scores:
         """Return L at a temperature: a class without validation images counts as chance."""
         seen = np.flatnonzero(np.asarray(train_counts))
         chance = float(np.log(len(seen)))
-        parts = [
-            self.losses[place, c] / self.counts[c] if self.counts[c] else chance for c in seen
-        ]
+        parts = [self.losses[place, c] / self.counts[c] if self.counts[c] else chance for c in seen]
         return float(f"{np.mean(parts):.6g}")
 
     def accuracy(self, place: int, *, floor: int) -> float | None:

@@ -147,9 +147,7 @@ class _Box:
     def run(self, meeting: Meeting) -> dict[str, Any]:
         asked, run, group = self._asked, self._run, self._run.group
         folder = self._work.branch(f"{group.branch}.{group.name}")
-        saved = Saved(
-            folder, self._key, told=self._reporter.note, seconds=asked.save_seconds
-        )
+        saved = Saved(folder, self._key, told=self._reporter.note, seconds=asked.save_seconds)
         said = meeting.say(self._facts(saved.rounds))
         try:
             start = _agreed(said, self._facts(saved.rounds), group.boxes, self._rank)
@@ -158,7 +156,9 @@ class _Box:
             raise
         branch = self._problem.branch
         parameters = sum(shape.numel() for shape in self._problem.shapes)
-        largest = largest_message(parameters, len(self._job.plan.classes))
+        # The first box sends what all gave, where the method gathers.
+        copies = len(group.boxes) if run.method == "pca" else 2
+        largest = largest_message(parameters, len(self._job.plan.classes), copies=copies)
         links = meeting.links(largest=largest, pulse=self._pulse)
         ledger = Ledger()
         exchange = GlooExchange(
@@ -172,7 +172,8 @@ class _Box:
         )
         try:
             seat = Seat(self._rank, run.graph.neighbours[self._rank], group.seed)
-            engine = make_engine(run, seat, self._problem, exchange)
+            counts = self._counts()
+            engine = make_engine(run, seat, self._problem, exchange, images=sum(counts))
             left = saved.load(start)
             if left is not None:
                 state, earlier = left
@@ -197,8 +198,9 @@ class _Box:
                 answer=self._answer,
                 held_back=branch.held_back,
                 write=self._write,
+                hub=group.boxes[0] if run.method in ("fedavg", "feddip") else None,
             )
-            ended = end.run(engine.vector, self._counts())
+            ended = end.run(engine.vector, counts)
             idle = sum(link.idle_bytes for link in links.values())
         finally:
             exchange.close()
@@ -229,9 +231,7 @@ class _Box:
     def _look_up(self) -> None:
         self._pulse.tick()
         if self._should_stop():
-            raise Interrupted(
-                "stopped; the rounds so far are kept. The same command on all boxes goes on there"
-            )
+            raise Interrupted("stopped")
 
     def _tell(self, done: int, loss: float) -> None:
         group = self._run.group
