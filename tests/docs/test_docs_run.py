@@ -25,7 +25,13 @@ STORY = (
     "docs/simulate.md",
     "docs/jobs.md",
 )
-ALONE = ("README.md", "edge_stl/bands/README.md", "docs/layers.md", "docs/jetson-and-pi.md")
+ALONE = (
+    "README.md",
+    "edge_stl/bands/README.md",
+    "docs/layers.md",
+    "docs/jetson-and-pi.md",
+    "docs/cotrain.md",
+)
 CLASSES = ("bicycle", "car", "truck")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -77,9 +83,10 @@ def workplace(
         pictures(folder / "photos" / "holdout", CLASSES, count=10, side=64, seed=2)
         shims = folder / ".bin"
         shims.mkdir()
-        shim = shims / "edge-stl"
-        shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m edge_stl "$@"\n')
-        shim.chmod(0o755)
+        for name, module in (("edge-stl", "edge_stl"), ("torchrun", "torch.distributed.run")):
+            shim = shims / name
+            shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
+            shim.chmod(0o755)
         monkeypatch.chdir(folder)
         return os.environ | {
             "PATH": f"{shims}:{os.environ['PATH']}",
