@@ -141,19 +141,7 @@ def read_group(path: Path, method: str, plan: Plan, changes: dict[str, Any]) -> 
     """
     if method not in METHODS:
         raise UsageError(f"{method}: not a method{nearest(method, METHODS)}")
-    try:
-        with path.open("rb") as file:
-            raw = file.read(_MOST_FILE_BYTES + 1)
-    except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be read ({error.strerror}). Write a group file (docs/cotrain.md)"
-        ) from None
-    if len(raw) > _MOST_FILE_BYTES:
-        raise UsageError(f"{path}: larger than {_MOST_FILE_BYTES} bytes, which no group file is")
-    try:
-        document = tomllib.loads(raw.decode())
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: not a TOML file: {error}") from None
+    document = _document(path)
     tables = {name: document.pop(name) for name in METHODS if name in document}
     for key in document:
         if key not in Group.model_fields:
@@ -176,6 +164,22 @@ def read_group(path: Path, method: str, plan: Plan, changes: dict[str, Any]) -> 
             f"{path}: branch: {group.branch!r} is not in the plan{nearest(group.branch, names)}"
         )
     return Run(group, method, tables.get(method, {}))
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MOST_FILE_BYTES + 1)
+    except OSError as error:
+        raise UsageError(
+            f"{path}: cannot be read ({error.strerror}). Write a group file (docs/cotrain.md)"
+        ) from None
+    if len(raw) > _MOST_FILE_BYTES:
+        raise UsageError(f"{path}: larger than {_MOST_FILE_BYTES} bytes, which no group file is")
+    try:
+        return tomllib.loads(raw.decode())
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: not a TOML file: {error}") from None
 
 
 def _settings(method: str, table: dict[str, Any], *, where: str = "group file") -> object:

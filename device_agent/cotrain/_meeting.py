@@ -31,7 +31,7 @@ _SAY_AFTER = 3.0
 _POLL = 0.1
 _LEAVE = 10.0
 _MOST_BYTES = 1 << 16  # of what a box says of itself
-HOW = (
+_HOW = (
     "torchrun --nnodes N --node-rank K --master-addr ADDRESS --master-port PORT -m edge_stl cotrain"
     ' …, or write meet = "ADDRESS:PORT" of the first box into the group file'
 )
@@ -84,7 +84,7 @@ def place_of(boxes: Sequence[str], box: str, *, meet: str | None) -> Place:
         except (KeyError, ValueError):
             raise UsageError(
                 "RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT: not all set as torchrun sets them. "
-                f"Start it with {HOW}"
+                f"Start it with {_HOW}"
             ) from None
         if world != len(boxes):
             raise UsageError(
@@ -100,7 +100,7 @@ def place_of(boxes: Sequence[str], box: str, *, meet: str | None) -> Place:
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         return Place(rank, world, host, port, held, attempt, f"MASTER_ADDR={host}")
     if meet is None:
-        raise UsageError(f"cotrain: nothing says where the boxes meet. Start every box with {HOW}")
+        raise UsageError(f"cotrain: nothing says where the boxes meet. Start every box with {_HOW}")
     host, _, number = meet.rpartition(":")
     return Place(own, len(boxes), host.strip("[]"), int(number), False, "0", f"meet = {meet!r}")
 
@@ -185,7 +185,7 @@ class Meeting:
                 return self._wire(name, own)
 
             try:
-                wire = self._patiently(connect)
+                wire = self._patiently(connect, waits_for=self._names[rank])
             except RuntimeError:
                 raise ResourceError(
                     f"{self._names[rank]}: no connection to it from {self._own}; expected one "
@@ -206,7 +206,8 @@ class Meeting:
     def _opened(self) -> "Store":
         if self._store is None:
             try:
-                self._store = self._patiently(self._open)
+                meeting = f"the meeting point {self._host}:{self._place.port}"
+                self._store = self._patiently(self._open, waits_for=meeting)
             except RuntimeError:
                 raise ResourceError(
                     f"{self._host}:{self._place.port}: the meeting point of the group does not "
@@ -275,7 +276,7 @@ class Meeting:
         if self._should_stop():
             raise Interrupted("stopped while waiting for the other boxes. The same command goes on")
 
-    def _patiently(self, work: Callable[[], T]) -> T:
+    def _patiently(self, work: Callable[[], T], *, waits_for: str) -> T:
         """Do what blocks inside torch, and still answer a request to stop."""
         results: list[T] = []
         errors: list[Exception] = []
@@ -288,9 +289,13 @@ class Meeting:
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
+        began, said = time.monotonic(), False
         while thread.is_alive():
             self._stop_if_asked()
             thread.join(_POLL)
+            if time.monotonic() - began > _SAY_AFTER and not said:
+                said = True
+                self._told(f"waiting for {waits_for}")
         if errors:
             raise errors[0]
         return results[0]

@@ -78,26 +78,23 @@ def run_rounds(
         Interrupted: a stop was asked for, or every other box is lost; the round before is kept.
     """
     began = time.monotonic()
+    states: list[dict[str, Tensor]] = []  # newest first
     for number in range(start, rounds):
-        before = engine.state()
-
-        def keep(number: int = number, before: Mapping[str, Tensor] = before) -> None:
-            saved.stop(number, before, ledger, exchange.rank)
-
+        states = [engine.state(), *states[:1]]
         try:
             loss = engine.round(number)
             alone = len(exchange.alive) == 1
         except EdgeStlError as error:
-            keep()
+            saved.stop(number, states, ledger, exchange.rank)
             if isinstance(error, Interrupted):
                 raise _kept(str(error), number, rounds) from None
             raise
         if alone:
-            keep()
+            saved.stop(number, states, ledger, exchange.rank)
             raise _kept("every other box is lost", number, rounds)
         after(number + 1, loss)
-        saved.passed(number + 1, engine.state(), ledger, exchange.rank)
-    saved.stop(rounds, engine.state(), ledger, exchange.rank)
+        saved.passed(number + 1, engine, ledger, exchange.rank)
+    saved.stop(rounds, [engine.state(), *states[:1]], ledger, exchange.rank)
     return time.monotonic() - began
 
 

@@ -4,12 +4,13 @@ The boxes stop at different moments, and only a round that every one of them has
 from. Rounds pass at the same pace everywhere, so each box saves at the multiples of the power of
 two whose rounds take about as long as the distance asked for; clocks that differ a little choose
 neighbouring powers, of which one divides the other. The last three multiples are kept, and beside
-them the moment of a stop.
+them the moment of a stop, and the round before it: a neighbour that had the last message already
+is a round ahead.
 """
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from device_agent import checkpoint
 from edge_stl.cotrain import Bytes, Ledger
@@ -17,14 +18,21 @@ from edge_stl.durable import make_folder
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
 SAVE_SECONDS = 30.0
 _SLOTS = 3
-_STOP = "stop"
+_STOP, _BEFORE = "stop", "before"
 _PREFIX = "state."
+
+
+class Stateful(Protocol):
+    """What has a state."""
+
+    def state(self) -> "dict[str, Tensor]":
+        """Return it, as copies."""
 
 
 class Saved:
@@ -61,7 +69,7 @@ class Saved:
 
     @property
     def _names(self) -> list[str]:
-        return [*(str(slot) for slot in range(_SLOTS)), _STOP]
+        return [*(str(slot) for slot in range(_SLOTS)), _BEFORE, _STOP]
 
     def load(self, number: int) -> "tuple[dict[str, Tensor], Ledger] | None":
         """Return state and ledger after so many rounds; None where nothing is kept of it."""
@@ -75,10 +83,10 @@ class Saved:
     def went_on(self, number: int) -> None:
         """Forget, for the order of slots, what lies after the round that all went on from."""
         newest = self._found.get(number, _STOP)
-        self._next = 0 if newest == _STOP else int(newest) + 1
+        self._next = int(newest) + 1 if newest.isdecimal() else 0
         self._began, self._done = time.monotonic(), 0
 
-    def passed(self, number: int, state: "Mapping[str, Tensor]", ledger: Ledger, rank: int) -> None:
+    def passed(self, number: int, engine: "Stateful", ledger: Ledger, rank: int) -> None:
         """Note that ``number`` rounds are over, and save where that is due."""
         self._done += 1
         each = max((time.monotonic() - self._began) / self._done, 1e-9)
@@ -86,12 +94,26 @@ class Saved:
         while distance * each < self._seconds:
             distance *= 2
         if number % distance == 0:
-            self._save(str(self._next % _SLOTS), number, state, ledger, rank)
+            self._save(str(self._next % _SLOTS), number, engine.state(), ledger, rank)
             self._next += 1
 
-    def stop(self, number: int, state: "Mapping[str, Tensor]", ledger: Ledger, rank: int) -> None:
-        """Save the moment of a stop: ``number`` rounds are over."""
-        self._save(_STOP, number, state, ledger, rank)
+    def stop(
+        self,
+        number: int,
+        states: "Sequence[Mapping[str, Tensor]]",
+        ledger: Ledger,
+        rank: int,
+    ) -> None:
+        """Save the moment of a stop.
+
+        Args:
+            number: rounds that are over.
+            states: after them, and, where there is one, after the round before.
+            ledger: of this run.
+            rank: of this box.
+        """
+        for name, back, state in zip((_STOP, _BEFORE), (0, 1), states, strict=False):
+            self._save(name, number - back, state, ledger, rank)
 
     def _save(
         self, name: str, number: int, state: "Mapping[str, Tensor]", ledger: Ledger, rank: int

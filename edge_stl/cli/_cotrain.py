@@ -182,14 +182,13 @@ def _asked(
 
 
 def _box_of_rank(boxes: tuple[str, ...]) -> str:
-    from device_agent.cotrain._meeting import HOW
     from edge_stl.errors import UsageError
 
     rank = os.environ.get("RANK", "")
     if not rank.isdecimal() or int(rank) >= len(boxes):
         raise UsageError(
-            f"--boxes-here: rank {rank or 'unknown'}; expected 0 to {len(boxes) - 1}. Start it with "
-            f"{HOW.replace('--nnodes N --node-rank K', f'--standalone --nproc-per-node {len(boxes)}').partition(', or')[0]}"
+            f"--boxes-here: rank {rank or 'unknown'}; expected 0 to {len(boxes) - 1}. Start it "
+            f"with torchrun --standalone --nproc-per-node {len(boxes)} -m edge_stl cotrain …"
         )
     return boxes[int(rank)]
 

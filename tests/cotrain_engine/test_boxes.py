@@ -279,7 +279,8 @@ def test_ctrl_c_on_one_box_keeps_the_rounds_and_all_go_on_to_the_same_numbers(
     assert "The same command on all boxes goes on there" in boxes[1].said
     assert "cam02: lost, it left the run" in boxes[0].said
     assert "edge-stl: every other box is lost after" in boxes[0].said
-    again = Trial(begun, place, group, 2).start()
+    trial = Trial(begun, place, group, 2)
+    again = trial.start()
     assert [box.end() for box in again] == [0, 0], again[0].said
     assert 0 < again[0].document["resumed_at"] < 40
     # The same numbers, and as many messages, as of a run that was never stopped.
@@ -290,7 +291,8 @@ def test_ctrl_c_on_one_box_keeps_the_rounds_and_all_go_on_to_the_same_numbers(
 
 
 def test_a_star_ends_in_a_branch_file_as_well(begun: list[Box], place: Path):
-    boxes = Trial(begun, place, _group(place, 2), 2).start(method="feddip")
+    trial = Trial(begun, place, _group(place, 2), 2)
+    boxes = trial.start(method="feddip")
 
     assert [box.end() for box in boxes] == [0, 0], boxes[0].said
     assert boxes[0].document["graph"] == "star"

@@ -4,6 +4,7 @@ import json
 import socket
 import time
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,7 +49,7 @@ def test_a_public_address_is_refused(address: str):
         refuse_public(address, where="MASTER_ADDR=x")
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0", "::"])
+@pytest.mark.parametrize("address", ["0.0.0.0", "::"])  # noqa: S104
 def test_every_interface_at_once_is_refused(address: str):
     with pytest.raises(UsageError, match="means every interface; expected one private address"):
         refuse_public(address, where="meet")
@@ -161,7 +162,7 @@ def test_the_first_box_holds_the_meeting_on_its_private_address_alone():
 def _listening(port: int) -> set[str]:
     found = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with open(table) as lines:
+        with Path(table).open() as lines:
             for line in lines:
                 address, _, number = line.split()[1].partition(":")
                 if number == f"{port:04X}" and line.split()[3] == "0A":
