@@ -73,7 +73,7 @@ def group_file(
         test_vector=vector_of(branch),
         # Of all boxes of the group: one that was lost on the way has left its mark on the others.
         cotrained=Cotrained(
-            method=run.method,
+            method=run.method,  # type: ignore[arg-type]  # one of METHODS, as the manifest checks
             boxes=tuple(sorted(group.boxes)),
             rounds=group.rounds,
             graph=run.graph_name,

@@ -20,7 +20,7 @@ from edge_stl.errors import Interrupted, ResourceError, UsageError
 
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch._C._distributed_c10d import Store
 
 T = TypeVar("T")
 
@@ -195,13 +195,16 @@ class Meeting:
         return made
 
     def _wire(self, name: str, own: int) -> Wire:
-        from torch.distributed import PrefixStore, ProcessGroupGloo
+        from torch import distributed
 
-        options = ProcessGroupGloo._Options()  # noqa: SLF001  (torch's only way to name an address)
-        options._devices = [ProcessGroupGloo.create_device(hostname=self._own)]  # noqa: SLF001
+        dist: Any = distributed  # torch exports these names without saying so to type checkers
+        options = dist.ProcessGroupGloo.Options()
+        # torch's only way to say which address gloo shall bind
+        options._devices = [dist.ProcessGroupGloo.create_device(hostname=self._own)]  # noqa: SLF001
         options._timeout = timedelta(seconds=max(self._limit, 30.0))  # noqa: SLF001
-        store = PrefixStore(self._key("link", 0) + name, self._opened())
-        return ProcessGroupGloo(store, own, 2, options)
+        store = dist.PrefixStore(self._key("link", 0) + name, self._opened())
+        wire: Wire = dist.ProcessGroupGloo(store, own, 2, options)
+        return wire
 
     def _opened(self) -> "Store":
         if self._store is None:
@@ -216,14 +219,16 @@ class Meeting:
         return self._store
 
     def _open(self) -> "Store":
-        from torch.distributed import TCPStore
+        from torch import distributed
 
+        dist: Any = distributed
         place, timeout = self._place, timedelta(seconds=START_SECONDS)
         holds = place.rank == 0 and not place.held
         if not holds:
-            return TCPStore(
+            met: Store = dist.TCPStore(
                 self._host, place.port, is_master=False, wait_for_workers=False, timeout=timeout
             )
+            return met
         # A socket of our own: torch's would listen on every interface.
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         listening = socket.socket(family, socket.SOCK_STREAM)
@@ -237,7 +242,7 @@ class Meeting:
                 f"{self._host}:{place.port}: cannot be listened on ({error.strerror}); expected an "
                 "address of this box, the first of the group, and a free port. Correct it"
             ) from None
-        return TCPStore(
+        held: Store = dist.TCPStore(
             self._host,
             place.port,
             is_master=True,
@@ -245,6 +250,7 @@ class Meeting:
             timeout=timeout,
             master_listen_fd=listening.detach(),
         )
+        return held
 
     def _key(self, what: str, rank: int) -> str:
         return f"edge-stl/{self._place.attempt}/{what}/{rank}"

@@ -98,13 +98,13 @@ class PCAWorker:
         gradient, loss = self._problem.gradient(self.vector, self._problem.batch(step))
         views = {str(k): view for k, view in enumerate(self._flat.views(gradient))}
         running = self._compressor.compress(views)
-        collective = next(running)
+        collective, means = next(running), dict[str, Tensor]()
         while True:
             self._compressor.count(collective, len(self._exchange.alive))
             try:
                 collective = running.send(self._answer(collective, number))
             except StopIteration as end:
-                means: dict[str, Tensor] = end.value
+                means = end.value
                 break
         self._compressor.advance()
         mean = torch.cat([means[str(k)].reshape(-1) for k in range(len(means))])
