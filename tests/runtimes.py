@@ -59,7 +59,7 @@ def make_files(folder: Path) -> None:
     from exporter.options import Options
 
     rng = np.random.default_rng(0)
-    for network in ("cnn-s", "res-s", "mobile-s", "mlp-s", "cnn-s-gn", "cnn5-gn"):
+    for network in ("cnn-s", "res-s", "mobile-s", "mlp-s", "cnn5-gn"):
         for transform in ("haar", "db2", "dct:4", "stl-dct:2"):
             plan = new_plan(
                 classes=["bus", "car", "tram", "van"],

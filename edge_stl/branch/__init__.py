@@ -1,7 +1,11 @@
 """One branch in torch: module from the layer list, training loop, calibration."""
 
-from edge_stl.branch._calibrate import fit_temperature as fit_temperature
+from edge_stl.branch._calibrate import (
+    class_mean_log_loss as class_mean_log_loss,
+    fit_temperature as fit_temperature,
+)
 from edge_stl.branch._facts import Settings as Settings, Trained as Trained
+from edge_stl.branch._minibatches import Minibatches as Minibatches
 from edge_stl.branch._module import (
     build_module as build_module,
     folded_parameters as folded_parameters,

@@ -13,6 +13,7 @@ import typer
 from edge_stl import __version__
 from edge_stl.cli import (
     _agent,
+    _compare,
     _cotrain,
     _demo,
     _deploy,
@@ -93,6 +94,9 @@ app.command(epilog="Example: edge-stl doctor --work ssd/work")(_doctor.doctor)
 app.command(
     epilog="Example: edge-stl simulate plan.toml photos/train --test photos/test --boxes 6 -o run"
 )(_simulate.simulate)
+app.command(epilog="Example: edge-stl compare plan.toml photos --methods ensemble,full -o run")(
+    _compare.compare
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

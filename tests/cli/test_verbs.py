@@ -22,11 +22,11 @@ from edge_stl.plan import new_plan, plan_toml, read_plan
 CLASSES = ["bus", "car", "van"]
 VERBS = [
     "demo", "plan new", "plan show", "train", "merge", "split", "predict", "evaluate", "inspect",
-    "check", "simulate", "doctor", "deploy", "agent watch", "agent install-service",
+    "check", "simulate", "compare", "doctor", "deploy", "agent watch", "agent install-service",
     "keygen", "sign", "verify", "trust add", "trust revoke", "trust list",
 ]  # fmt: skip
 LATER = [
-    "cotrain", "compare",
+    "cotrain",
 ]  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]
 Schema = Callable[[Any, str], None]

@@ -23,6 +23,7 @@ STORY = (
     "docs/branch-file.md",
     "docs/trust.md",
     "docs/simulate.md",
+    "docs/compare.md",
     "docs/jobs.md",
 )
 ALONE = (
@@ -78,7 +79,7 @@ def workplace(
     """Make a folder as a user has it: `photos`, and `edge-stl` on the path."""
 
     def make(folder: Path) -> dict[str, str]:
-        pictures(folder / "photos" / "train", CLASSES, count=6, side=64)
+        pictures(folder / "photos" / "train", CLASSES, count=10, side=64)
         pictures(folder / "photos" / "test", CLASSES, count=2, side=64, seed=1)
         pictures(folder / "photos" / "holdout", CLASSES, count=10, side=64, seed=2)
         shims = folder / ".bin"

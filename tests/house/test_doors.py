@@ -30,17 +30,18 @@ DOORS = {
     "SpectralConv2d SpectralLinear StableTensorBlock Synthesis ToBands TubeTransform block_matrix "
     "dct dft from_matrix haar identity identity_tensor join split stable_tensor_network "
     "tensor_product tensor_transpose tube_transform wavelet",
-    "edge_stl.branch": "Settings SharedBranch Trained Trainer branch_modules build_module fit_temperature "
-    "folded_parameters whole_network",
+    "edge_stl.branch": "Minibatches Settings SharedBranch Trained Trainer branch_modules "
+    "build_module class_mean_log_loss fit_temperature folded_parameters "
+    "whole_network",
     "edge_stl.cotrain": "Batch Bytes Choco ChocoSettings CompNGC FRAME_BYTES FedClient "
     "FedDIPSettings FedServer Flat FullSharing Graph HEADER_BYTES Jwins "
     "JwinsSettings Ledger LocalSGD LocalSettings Message Messages "
-    "ModuleProblem NGC NGCSettings Node PCASettings Problem RandomSampling "
-    "RandomSettings Replicas Round SERVER Seat Sparse Wavelet compress_signs "
-    "fed_bytes gradient_weights largest metropolis mix neighbourhood_gradient "
-    "pack_floats pack_indices pack_signs quasi_global_momentum run_server "
-    "run_together scaled_signs sign_bytes unpack_floats unpack_indices "
-    "unpack_signs",
+    "ModuleProblem NGC NGCSettings Node PCASettings Problem "
+    "RandomSampling RandomSettings Replicas Round SERVER Seat Sparse "
+    "Wavelet compress_signs fed_bytes gradient_weights largest metropolis "
+    "mix neighbourhood_gradient pack_floats pack_indices pack_signs "
+    "quasi_global_momentum run_server run_together scaled_signs "
+    "sign_bytes unpack_floats unpack_indices unpack_signs",
     "edge_stl.trust": "BranchStatement COUNTER_FILE EnsembleStatement Numbers "
     "Owner PrivateKey PublicKey Seen Statement Trust Verdict add_key envelope_path judge "
     "load_private_key load_public_key make_key need_signing read_envelope_beside read_seen "
