@@ -198,7 +198,7 @@ class Meeting:
         from torch import distributed
 
         dist: Any = distributed  # torch exports these names without saying so to type checkers
-        options = dist.ProcessGroupGloo.Options()
+        options = dist.ProcessGroupGloo._Options()  # noqa: SLF001
         # torch's only way to say which address gloo shall bind
         options._devices = [dist.ProcessGroupGloo.create_device(hostname=self._own)]  # noqa: SLF001
         options._timeout = timedelta(seconds=max(self._limit, 30.0))  # noqa: SLF001
