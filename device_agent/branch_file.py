@@ -56,14 +56,8 @@ def finish_branch(trainer: "Trainer", *, box: str, threads: int) -> FinishedBran
     Raises:
         CheckError: the file would not do elsewhere what the network does here.
     """
-    import torch  # an optional extra
-
     plan, branch = trainer.plan, trainer.branch
     trained = trainer.finish()
-    inputs = vector_input(
-        _VECTOR_SEED, channels=plan.band_channels(branch), size=plan.band_size(branch)
-    )
-    logits = trainer.logits(torch.from_numpy(inputs))
     manifest = Manifest(
         format=1,
         builder=1,
@@ -78,17 +72,8 @@ def finish_branch(trainer: "Trainer", *, box: str, threads: int) -> FinishedBran
         training=TrainingRecord(
             threads=threads, **asdict(trainer.settings) | {"batch_size": trainer.batch_size}
         ),
-        versions={
-            "edge_stl": __version__,
-            "python": platform.python_version(),
-            "torch": importlib.metadata.version("torch"),
-            "numpy": importlib.metadata.version("numpy"),
-            "pywavelets": importlib.metadata.version("PyWavelets"),
-        },
-        test_vector=TestVector(
-            seed=_VECTOR_SEED,
-            logits=tuple(tuple(float(f"{v:.6g}") for v in row) for row in logits),
-        ),
+        versions=versions(),
+        test_vector=vector_of(trainer),
         camera=Camera.of(trained.sharpness) if trained.sharpness else None,
     )
     data = (
@@ -97,3 +82,29 @@ def finish_branch(trainer: "Trainer", *, box: str, threads: int) -> FinishedBran
         else export_own(manifest, plan, trained.graph)
     )
     return FinishedBranch(trained, manifest, data)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what made a branch file, by name."""
+    return {
+        "edge_stl": __version__,
+        "python": platform.python_version(),
+        "torch": importlib.metadata.version("torch"),
+        "numpy": importlib.metadata.version("numpy"),
+        "pywavelets": importlib.metadata.version("PyWavelets"),
+    }
+
+
+def vector_of(trainer: "Trainer") -> TestVector:
+    """Return a seeded input and what the network of a trainer, as it is now, says to it."""
+    import torch  # an optional extra
+
+    plan, branch = trainer.plan, trainer.branch
+    inputs = vector_input(
+        _VECTOR_SEED, channels=plan.band_channels(branch), size=plan.band_size(branch)
+    )
+    logits = trainer.logits(torch.from_numpy(inputs))
+    return TestVector(
+        seed=_VECTOR_SEED,
+        logits=tuple(tuple(float(f"{v:.6g}") for v in row) for row in logits),
+    )

@@ -24,13 +24,16 @@ class StopRequest:
         at_once: until somebody asks for the first time, either signal raises StopNow:
             importing torch and listing a million files takes many seconds on a small board, and
             nothing was begun yet that could be lost.
+        together: seconds within which a second SIGINT counts as the first; a launcher like
+            torchrun hands on later what its process group was sent.
 
     Attributes:
         requested: whether a stop was asked for.
     """
 
-    def __init__(self, *, at_once: bool = False) -> None:
+    def __init__(self, *, at_once: bool = False, together: float = _TOGETHER) -> None:
         self.requested = False
+        self._together = together
         self._at_once = at_once
         self._first = -math.inf
         self._before: dict[signal.Signals, object] = {}
@@ -58,7 +61,7 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         now = time.monotonic()
-        insists = self.requested and number == signal.SIGINT and now - self._first > _TOGETHER
+        insists = self.requested and number == signal.SIGINT and now - self._first > self._together
         if not self.requested:
             self.requested, self._first = True, now
         if insists or self._at_once:

@@ -14,6 +14,7 @@ from edge_stl import __version__
 from edge_stl.cli import (
     _agent,
     _compare,
+    _cotrain,
     _demo,
     _deploy,
     _doctor,
@@ -74,6 +75,9 @@ def _root(
 app.command(epilog="Example: edge-stl demo -o demo-out")(_demo.demo)
 app.add_typer(_plan.app, name="plan")
 app.command(epilog="Example: edge-stl train plan.toml photos -o out --box cam07")(_train.train)
+app.command(
+    epilog="Example: edge-stl cotrain jwins plan.toml photos --group group.toml --box cam07 -o out"
+)(_cotrain.cotrain)
 app.add_typer(_agent.app, name="agent")
 app.command(epilog="Example: edge-stl merge out/*.onnx -o ensemble.onnx")(_merge.merge)
 app.command(epilog="Example: edge-stl split ensemble.onnx -o branches")(_merge.split)

@@ -33,6 +33,7 @@ ALONE = (
     "docs/jetson-and-pi.md",
     "docs/own-networks.md",
     "docs/pca-hook.md",
+    "docs/cotrain.md",
 )
 CLASSES = ("bicycle", "car", "truck")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -85,9 +86,10 @@ def workplace(
         pictures(folder / "photos" / "holdout", CLASSES, count=10, side=64, seed=2)
         shims = folder / ".bin"
         shims.mkdir()
-        shim = shims / "edge-stl"
-        shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m edge_stl "$@"\n')
-        shim.chmod(0o755)
+        for name, module in (("edge-stl", "edge_stl"), ("torchrun", "torch.distributed.run")):
+            shim = shims / name
+            shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
+            shim.chmod(0o755)
         python = shims / "python"
         python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
         python.chmod(0o755)

@@ -1,0 +1,208 @@
+"""The end of a run: mean, temperature and scores without an image leaving, and a lost writer."""
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from device_agent.cotrain._end import (
+    End,
+    largest_message,
+    mean_model,
+    pack_scores,
+    unpack_scores,
+)
+from device_agent.cotrain._scores import TEMPERATURES, Scores
+from edge_stl.branch import fit_temperature
+from edge_stl.branch._calibrate import class_mean_log_loss
+from edge_stl.cotrain import HEADER_BYTES
+from edge_stl.errors import DataError, Interrupted
+from edge_stl.fusion import Member, member_probabilities
+from edge_stl.testing import assert_parity
+from tests.cotrain_engine.hall import Hall, together
+
+
+K = 4
+TRAIN = (30, 20, 10, 0)
+
+
+def _logits(count: int, *, seed: int) -> tuple[Any, Any]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, count)
+    logits = 3 * rng.standard_normal((count, K)).astype(np.float32)
+    logits[np.arange(count), labels] += 2
+    return logits, labels
+
+
+def _scores(*seeds: int, floor: int = 0) -> Scores:
+    parts = [Scores.of(*_logits(40, seed=seed), TRAIN, floor=floor) for seed in seeds]
+    total = parts[0]
+    for part in parts[1:]:
+        total += part
+    return total
+
+
+def test_sums_of_two_boxes_say_what_all_their_images_in_one_place_say():
+    logits, labels = (
+        np.concatenate(p) for p in zip(_logits(40, seed=1), _logits(40, seed=2), strict=True)
+    )
+    together_ = _scores(1, 2)
+    place = together_.best(TRAIN)
+    exact = fit_temperature(logits, labels, TRAIN)
+    member = Member("b", "", TRAIN, float(TEMPERATURES[place]), 0.0)
+    p = member_probabilities(logits, member)
+
+    assert TEMPERATURES[place] == pytest.approx(exact, rel=0.06)
+    assert together_.log_loss(place, TRAIN) == pytest.approx(
+        class_mean_log_loss(p, labels, member.seen), rel=1e-5
+    )
+    assert together_.accuracy(place, floor=0) == round(float((p.argmax(1) == labels).mean()), 6)
+
+
+def test_the_grid_has_the_temperature_of_one_who_has_no_images():
+    none = Scores.of(np.zeros((0, K), np.float32), np.zeros(0, np.int64), TRAIN, floor=0)
+
+    assert TEMPERATURES[none.best(TRAIN)] == pytest.approx(1)
+    assert none.log_loss(none.best(TRAIN), TRAIN) == pytest.approx(np.log(3), rel=1e-5)
+    assert none.accuracy(60, floor=0) is None
+
+
+def test_with_a_floor_no_count_below_it_is_told():
+    told = _scores(1, floor=25)
+    plain = _scores(1)
+
+    assert set(told.counts) <= {0, 25} | set(plain.counts[plain.counts > 25])
+    # the means of the classes are the same, so is the temperature
+    there = told.counts > 0
+    assert_parity(
+        told.losses[:, there] / told.counts[there],
+        plain.losses[:, there] / plain.counts[there],
+        kind="float64",
+    )
+    assert told.accuracy(60, floor=25) == round(plain.right[60] / 40, 2)
+    few = Scores.of(*_logits(5, seed=1), TRAIN, floor=25)
+    assert few.accuracy(60, floor=25) is None
+
+
+def test_scores_survive_the_wire_and_wrong_ones_are_refused():
+    scores = _scores(1)
+    data = pack_scores(scores)
+    back = unpack_scores(data, K)
+
+    assert back.losses.tobytes() == scores.losses.tobytes()
+    assert (back.right.tolist(), back.judged) == (scores.right.tolist(), 40)
+    with pytest.raises(DataError, match="expected those of 5 classes"):
+        unpack_scores(data, K + 1)
+    flat = np.frombuffer(data, "<f8").copy()
+    for place, value in ((0, np.nan), (3, -1.0), (3, 1e300)):
+        wrong = flat.copy()
+        wrong[place] = value
+        with pytest.raises(DataError, match="negative, too large or not finite"):
+            unpack_scores(wrong.tobytes(), K)
+    flat[-1] = 0
+    with pytest.raises(DataError, match="more right answers than images"):
+        unpack_scores(flat.tobytes(), K)
+
+
+def test_the_mean_of_equal_models_is_exactly_that_model():
+    model = torch.rand(1001)
+
+    assert torch.equal(mean_model([model] * 3), model)
+
+
+def test_the_largest_message_holds_every_one_of_the_end():
+    assert largest_message(10, K, copies=2) > HEADER_BYTES + len(pack_scores(_scores(1))) + 8 * K
+    assert largest_message(10**6, K, copies=5) - largest_message(10**6, K, copies=2) == 12 * 10**6
+
+
+def _end(rank: int, exchange: Any, write: Any, hub: str | None = None) -> End:
+    logits, labels = _logits(20, seed=rank)
+    return End(
+        exchange,
+        rounds=5,
+        classes=K,
+        floor=0,
+        answer=lambda _mean: logits,
+        held_back=labels,
+        write=write,
+        hub=hub,
+    )
+
+
+def test_when_the_writer_is_lost_the_next_box_writes():
+    hall, seen = Hall(3), []
+    left = threading.Event()
+
+    def box(rank: int) -> Any:
+        exchange = hall.exchange(rank)
+
+        def write(mean: Any, counts: Any, scores: Any, members: Any) -> dict[str, Any]:
+            if rank == 0:  # dies with the models in its hands
+                exchange.close()
+                left.set()
+                raise KeyboardInterrupt
+            seen.append((mean, counts, scores.judged, members))
+            return {"sha256": "x"}
+
+        try:
+            ended = _end(rank, exchange, write).run(torch.full((9,), float(rank)), TRAIN)
+        except KeyboardInterrupt:
+            return None
+        exchange.close()
+        return ended
+
+    ran = together(3, box)
+
+    assert left.is_set()
+    assert ran[1] == ran[2]
+    assert (ran[1].writer, ran[1].members, ran[1].facts) == (1, (1, 2), {"sha256": "x"})
+    ((mean, counts, judged, members),) = seen
+    assert torch.equal(mean, torch.full((9,), 1.5))
+    assert counts.train == tuple(2 * n for n in TRAIN)
+    assert (judged, members) == (40, (1, 2))
+    assert hall.told.count("cam01: lost, it left the run; going on without it") == 2
+
+
+def test_a_server_that_is_lost_at_the_end_takes_its_model_with_it():
+    hall = Hall(2)
+
+    def box(rank: int) -> Any:
+        exchange = hall.exchange(rank)
+        if rank == 0:
+            exchange.close()
+            return None
+        try:
+            _end(rank, exchange, None, hub="cam01").run(torch.zeros(9), TRAIN)
+        except Interrupted as stopped:
+            return str(stopped)
+        finally:
+            exchange.close()
+
+    assert "every other box is lost before the branch file was written" in together(2, box)[1]
+
+
+def test_a_model_of_another_size_or_counts_that_cannot_be_lose_their_sender():
+    for vector, train, said in (
+        (torch.zeros(8), TRAIN, "values of 32 bytes"),
+        (torch.full((9,), torch.nan), TRAIN, "values that are not finite"),
+        (torch.zeros(9), (0, 0, 0, 0), "image counts that are negative, too large or all 0"),
+        (torch.zeros(9), (1, 2), "image counts of 16 bytes"),
+    ):
+        hall = Hall(2)
+
+        def box(rank: int, hall: Any = hall, vector: Any = vector, train: Any = train) -> Any:
+            exchange = hall.exchange(rank)
+            own = (torch.ones(9), TRAIN) if rank == 0 else (vector, train)
+            try:
+                return _end(rank, exchange, lambda *_: {}).run(*own)
+            except Interrupted:
+                return None
+            finally:
+                exchange.close()
+
+        ran = together(2, box)
+
+        assert ran[0].members == (0,)
+        assert any(said in line for line in hall.told), hall.told

@@ -1,0 +1,124 @@
+"""``group.toml``: what is taken, and what is refused in one line."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from device_agent.cotrain._group import Run, read_group
+from device_agent.cotrain._methods import METHODS
+from device_agent.cotrain._problem import refuse_batch_norm
+from edge_stl.cotrain import JwinsSettings
+from edge_stl.errors import UsageError
+from edge_stl.plan import Plan, new_plan
+
+
+TEXT = """
+format = 1
+name = "gate"
+branch = "ca1"
+boxes = ["cam01", "cam02", "cam03"]
+"""
+
+
+def _plan(network: str = "cnn-s-gn") -> Plan:
+    return new_plan(
+        name="p",
+        classes=("a", "b"),
+        resolution=16,
+        channels=3,
+        transform="haar",
+        levels=1,
+        branches="single",
+        network=network,
+    )
+
+
+def _read(tmp_path: Path, text: str, method: str = "full", **changes: Any) -> Run:
+    path = tmp_path / "group.toml"
+    path.write_text(text)
+    return read_group(path, method, _plan(), changes)
+
+
+def test_a_group_has_defaults_and_the_command_line_changes_them(tmp_path: Path):
+    run = _read(tmp_path, TEXT)
+
+    assert (run.group.rounds, run.group.rate, run.graph_name) == (100, 0.05, "ring")
+    assert run.graph.neighbours == ((1, 2), (0, 2), (0, 1))
+    changed = _read(tmp_path, TEXT, rounds=7, rate=0.5, graph="full", seed=3)
+    assert (changed.local.rounds, changed.local.rate, changed.group.seed) == (7, 0.5, 3)
+    assert changed.digest != run.digest
+
+
+def test_the_table_of_the_method_is_taken(tmp_path: Path):
+    run = _read(tmp_path, TEXT + "[jwins]\nshares = [0.5, 1.0]\n", "jwins")
+
+    assert run.settings == JwinsSettings(shares=(0.5, 1.0))
+    assert run.digest != _read(tmp_path, TEXT, "jwins").digest
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_settings_by_default(tmp_path: Path, method: str):
+    run = _read(tmp_path, TEXT, method)
+
+    assert run.method == method
+    assert run.graph_name == ("star" if method in ("pca", "fedavg", "feddip") else "ring")
+
+
+def test_where_the_boxes_meet_and_how_a_file_of_edges_is_called_make_no_other_run(tmp_path: Path):
+    edges = tmp_path / "secret-place.txt"
+    edges.write_text("0 1\n1 2\n2 0\n")
+    run = _read(tmp_path, TEXT)
+    ringed = _read(tmp_path, TEXT, graph=str(edges))
+    met = _read(tmp_path, TEXT + 'meet = "10.0.0.1:1"\n')
+
+    assert run.digest == met.digest == ringed.digest
+    assert ringed.graph_name == "file"
+
+
+@pytest.mark.parametrize(
+    ("text", "method", "said"),
+    [
+        (TEXT, "jwin", "jwin: not a method; did you mean 'jwins'"),
+        (TEXT + "ruonds = 3\n", "full", "ruonds: unknown key; did you mean 'rounds'"),
+        (TEXT + "rounds = 0\n", "full", "rounds: 0; input should be greater than"),
+        (TEXT + 'rounds = "3"\n', "full", "rounds: '3'; input should be a valid integer"),
+        (TEXT + "rate = inf\n", "full", "holds a value that no group has"),
+        (TEXT + 'graph = "star"\n', "full", "neither a kind of graph"),
+        (TEXT + 'meet = "10.0.0.1"\n', "full", "meet: '10.0.0.1'; string should match"),
+        (TEXT.replace("cam03", "cam01"), "full", "'cam01' stands there twice"),
+        (TEXT.replace("cam03", "gate"), "full", "'gate' is one of its boxes"),
+        (TEXT.replace('["cam01", "cam02", "cam03"]', '["cam01"]'), "full", "boxes: "),
+        (
+            TEXT.replace("ca1", "cb1"),
+            "full",
+            "branch: 'cb1' is not in the plan; did you mean",
+        ),
+        (TEXT.replace("format = 1", "format = 2"), "full", "format: 2"),
+        (TEXT + "[full]\nx = 1\n", "full", r"\[full\] x: this method has no settings"),
+        (TEXT + "[jwins]\nshare = 1\n", "full", r"\[jwins\] share: unknown key; did you mean 's"),
+        (TEXT + "[jwins]\nshares = [2.0]\n", "jwins", r"shares = \(2\.0,\): out of range"),
+        (TEXT + '[jwins]\nlevel = "x"\n', "jwins", r"\[jwins\] level = 'x'; input should be"),
+        ("jwins = 1\n" + TEXT, "jwins", r"jwins: expected a table \[jwins\]"),
+        ("x = [", "full", "not a TOML file"),
+        ("x" * 1_000_001, "full", "larger than 1000000 bytes"),
+    ],
+)
+def test_a_wrong_group_is_refused_in_one_line(tmp_path: Path, text: str, method: str, said: str):
+    with pytest.raises(UsageError, match=said) as refused:
+        _read(tmp_path, text, method)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_group_file_that_is_not_there_says_what_to_do(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"cannot be read .*Write a group file"):
+        read_group(tmp_path / "none.toml", "full", _plan(), {})
+
+
+def test_a_network_with_batch_norm_is_refused_before_any_image():
+    plan = _plan("cnn-s")
+
+    with pytest.raises(UsageError, match=r"cnn-s has batch norm.*--network cnn-s-gn"):
+        refuse_batch_norm(plan, plan.branches[0])
+    good = _plan()
+    refuse_batch_norm(good, good.branches[0])
