@@ -93,11 +93,11 @@ def test_a_message_holds_the_largest_differences():
 
 
 def test_nodes_learn_and_come_close_to_each_other():
-    nodes, ledger = _run(ChocoSettings(0.2, 0.4), rounds=60)
+    nodes, ledger = _run(ChocoSettings(0.2, 0.4), rounds=40)
 
     assert min(toy_accuracy(node.vector) for node in nodes) > 0.9
     assert _models(nodes).std(dim=0).max() < 0.4
-    assert ledger.total.values == 60 * 10 * 4 * round(0.2 * len(nodes[0].vector))
+    assert ledger.total.values == 40 * 10 * 4 * round(0.2 * len(nodes[0].vector))
 
 
 def test_a_restored_node_goes_on_with_the_same_bits():
@@ -115,7 +115,7 @@ def test_a_restored_node_goes_on_with_the_same_bits():
 
 def test_a_neighbour_that_is_gone_pulls_no_more():
     settings = ChocoSettings(1.0, 1.0)
-    nodes, _ = _run(settings, rounds=40, gone=lambda number: (4,) if number >= 1 else ())
+    nodes, _ = _run(settings, rounds=20, gone=lambda number: (4,) if number >= 1 else ())
     nodes[4].vector.fill_(1e6)
     alone, _ = _run(settings, rounds=1)
 

@@ -284,12 +284,12 @@ def test_weights_follow_the_degree_in_the_message():
 
 
 def test_nodes_learn_with_a_third_of_the_bytes():
-    nodes, ledger = _run(JwinsSettings(), rounds=60)
+    nodes, ledger = _run(JwinsSettings(), rounds=40)
 
     assert min(toy_accuracy(node.vector) for node in nodes) > 0.9
     spread = _models(nodes).std(dim=0).max()
     assert spread < 0.3
-    assert ledger.total.values < 0.4 * 60 * 10 * 4 * nodes[0].wavelet.length
+    assert ledger.total.values < 0.4 * 40 * 10 * 4 * nodes[0].wavelet.length
 
 
 def test_the_same_run_gives_the_same_bits_and_bytes():
