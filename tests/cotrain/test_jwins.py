@@ -306,9 +306,10 @@ def test_a_restored_node_goes_on_with_the_same_bits(accumulation: str):
     whole, cut, new = (toy_nodes(Jwins, RING, local, settings=settings) for _ in range(3))
     run_together(whole, rounds=6, ledger=Ledger())
     run_together(cut, rounds=3, ledger=Ledger())
-    for node, old in zip(new, cut, strict=True):
-        node.restore(old.state())
+    saved = [node.state() for node in cut]
     run_together(cut, rounds=4, start=3, ledger=Ledger())  # what was saved is a copy
+    for node, state in zip(new, saved, strict=True):
+        node.restore(state)
     run_together(new, rounds=6, start=3, ledger=Ledger())
 
     assert torch.equal(_models(new), _models(whole))
