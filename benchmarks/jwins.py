@@ -45,7 +45,7 @@ from edge_stl.errors import CheckError, DataError
 
 
 NODES, GRAPH, SHARDS, BATCH, STEPS = 16, "regular:3", 4, 8, 3
-RATES = (0.01, 0.03, 0.1)
+RATES = (0.003, 0.01, 0.03)
 GAMMAS = (0.2, 0.4, 0.8)
 ROUNDS = 80
 

@@ -10,6 +10,7 @@ from hypothesis import given, strategies as st
 
 from edge_stl.cotrain import pack_indices, unpack_indices
 from edge_stl.errors import DataError
+from tests.cotrain.toy import patient
 
 
 GOLDEN = "02000000000000001000000000000000a28e"
@@ -30,6 +31,7 @@ def _by_the_book(indices: list[int]) -> bytes:
     return indices[0].to_bytes(8, "little") + len(bits).to_bytes(8, "little") + packed
 
 
+@patient
 @given(st.sets(st.integers(0, 5000), min_size=1), st.integers(1, 10**6))
 def test_indices_are_read_as_they_were_written(chosen: set[int], stretch: int):
     indices = np.array(sorted(chosen), np.int64) * stretch
@@ -94,6 +96,7 @@ def test_indices_that_do_not_ascend_are_refused(indices: list[int]):
         pack_indices(np.array(indices, np.int64))
 
 
+@patient
 @given(st.binary(max_size=60), st.integers(0, 40), st.integers(1, 200))
 def test_any_bytes_are_a_block_or_refused_in_one_sentence(data: bytes, count: int, size: int):
     try:
@@ -108,6 +111,7 @@ def test_any_bytes_are_a_block_or_refused_in_one_sentence(data: bytes, count: in
     assert "\n" not in said
 
 
+@patient
 @given(st.data())
 def test_a_block_with_one_damaged_byte_is_other_indices_or_refused(data: Any):
     block = bytearray(pack_indices(_ascending(400, 40)))

@@ -9,12 +9,14 @@ from edge_stl.cotrain import Message, Sparse, largest, metropolis, pack_floats
 from edge_stl.cotrain._sparse import pulled
 from edge_stl.errors import DataError
 from edge_stl.testing import assert_parity
+from tests.cotrain.toy import patient
 
 
 def _vector(size: int, *, seed: int = 0) -> torch.Tensor:
     return torch.randn(size, generator=torch.Generator().manual_seed(seed))
 
 
+@patient
 @given(st.integers(1, 300), st.floats(0, 1))
 def test_the_largest_are_those_and_ascend(size: int, share: float):
     vector, count = _vector(size), round(share * size)
@@ -30,6 +32,7 @@ def test_of_equal_magnitudes_the_first_are_taken():
     assert largest(torch.zeros(9), 4).tolist() == [0, 1, 2, 3]
 
 
+@patient
 @given(st.integers(1, 300), st.floats(0, 1))
 def test_numbers_travel_with_their_places(size: int, share: float):
     vector = _vector(size)
@@ -59,6 +62,7 @@ def test_what_is_missing_is_filled_with_ones_own():
     assert_parity(own + pulled(own, heard, {4: 0.25}), 0.75 * own + 0.25 * filled, kind="float32")
 
 
+@patient
 @given(st.integers(1, 4), st.integers(0, 50))
 def test_every_mixed_number_lies_between_those_it_came_from(neighbours: int, seed: int):
     own, size = _vector(40, seed=seed), 40
@@ -94,6 +98,7 @@ def test_a_message_that_cannot_be_is_refused(message: Message, said: str):
         Sparse.read(message, 10)
 
 
+@patient
 @given(st.integers(0, 3), st.binary(max_size=40), st.binary(max_size=40))
 def test_any_message_is_read_or_refused_in_one_sentence(flag: int, indices: bytes, values: bytes):
     try:

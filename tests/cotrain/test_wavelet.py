@@ -9,8 +9,10 @@ from hypothesis import given, strategies as st
 from edge_stl.cotrain import Wavelet
 from edge_stl.errors import UsageError
 from edge_stl.testing import assert_parity
+from tests.cotrain.toy import patient
 
 
+@patient
 @given(
     st.integers(1, 700),
     st.sampled_from(["haar", "sym2", "db4", "bior2.2"]),

@@ -1,12 +1,16 @@
 """A small problem that every method can be tried on: softmax regression on points of a plane."""
 
 import torch
+from hypothesis import HealthCheck, settings
 from torch import Tensor, nn
 
 from edge_stl.cotrain import Batch, LocalSettings, ModuleProblem, Node, Seat
 
 
 CLASSES = 4
+patient = settings(
+    deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
+)  # a property holds on a busy machine too
 
 
 def toy_module(*, hidden: int = 8, seed: int = 0) -> nn.Sequential:
