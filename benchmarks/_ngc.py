@@ -150,13 +150,21 @@ def _node(
     return (CompNGC if method == "compngc" else NGC)(seat, learns, local, settings)
 
 
-def scores(models: Tensor, part: Pictures) -> tuple[list[float], float]:
-    """Return the accuracy of every model and that of their mean."""
-    _, channels, side, _ = part.inputs.shape
-    module = lenet(channels, side, 10, seed=0)
-    shared = problem(module, part, batch=1, node=0, seed=0)
-    own = [accuracy(module, shared, model, part) for model in models]
-    return own, accuracy(module, shared, models.mean(0), part)
+def scores(
+    run: Run, models: Tensor, data: ImageSet, which: str, out: Path
+) -> tuple[list[float], float]:
+    """Return the accuracy of every model on the validation or test images, and of their mean."""
+    kept = out / f"{run.name}.{which}.json"
+    if not kept.exists():
+        part = data.test if which == "test" else data.validation
+        _, channels, side, _ = part.inputs.shape
+        module = lenet(channels, side, 10, seed=0)
+        shared = problem(module, part, batch=1, node=0, seed=0)
+        own = [accuracy(module, shared, model, part) for model in models]
+        mean = accuracy(module, shared, models.mean(0), part)
+        write_durably(kept, json.dumps({"own": own, "mean": mean}).encode())
+    found = json.loads(kept.read_text())
+    return found["own"], found["mean"]
 
 
 def cnn5(*, seed: int) -> nn.Sequential:

@@ -27,11 +27,14 @@ from edge_stl.errors import UsageError
 
 METHODS = ("full", "ngc", "compngc")
 TITLES = {"full": "D-PSGD (`full`)", "ngc": "NGC", "compngc": "CompNGC"}
-RATES = ((0.1, 0.0), (0.03, 0.9), (0.1, 0.9))
+RATES: tuple[tuple[float, float], ...] = ((0.1, 0.0), (0.03, 0.9), (0.1, 0.9))
 """Learning rate and momentum (Nesterov's where there is any)."""
-RATES_FULL = ((0.003, 0.9), (0.01, 0.9), (0.03, 0.0), *RATES)
+RATES_FULL: tuple[tuple[float, float], ...] = (
+    *((0.001, 0.9), (0.003, 0.9), (0.01, 0.9), (0.03, 0.0)),
+    *RATES,
+)
 """Those of D-PSGD: the same and lower ones, as its steps go along one box's images alone."""
-GAMMAS = (0.5, 1.0)
+GAMMAS: tuple[float, ...] = (0.5, 1.0)
 """Of NGC and CompNGC; D-PSGD has its mixing matrix, which is gamma 1."""
 TABLES: tuple[tuple[SetName, int, int], ...] = (
     ("cifar10", 5, 100),
@@ -99,9 +102,9 @@ def _table(name: SetName, nodes: int, rounds: int, chosen: Any, out: Path) -> di
 def _search(run: Run, data: ImageSet, out: Path, *, quick: bool) -> list[dict[str, Any]]:
     """Return the runs of the grid: every rate at the first gamma, then the others at the best."""
     full = run.method == "full"
-    rates, gammas = (RATES_FULL, (1.0,)) if full else (RATES, GAMMAS)
+    rates, gammas = (RATES_FULL if full else RATES), ((1.0,) if full else GAMMAS)
     if quick:
-        rates, gammas = rates[1:2], gammas[:1]
+        rates, gammas = rates[2:3], gammas[:1]
     tried = [
         _tuned(dataclasses.replace(run, rate=r, momentum=m, gamma=gammas[0]), data, out)
         for r, m in rates
@@ -118,7 +121,7 @@ def _best(tried: list[dict[str, Any]]) -> Run:
 
 def _tuned(run: Run, data: ImageSet, out: Path) -> dict[str, Any]:
     result, models = train(run, data, out)
-    own, mean = ([0.0], 0.0) if result["diverged"] else scores(models, data.validation)
+    own, mean = ([0.0], 0.0) if result["diverged"] else scores(run, models, data, "validation", out)
     result |= {"validation": float(np.mean(own)), "validation_mean_model": mean}
     print(
         f"{run.name}: rate {run.rate:g}, momentum {run.momentum:g}, gamma {run.gamma:g}: "
@@ -131,7 +134,7 @@ def _tuned(run: Run, data: ImageSet, out: Path) -> dict[str, Any]:
 
 def _tested(run: Run, data: ImageSet, out: Path) -> dict[str, Any]:
     result, models = train(run, data, out)
-    own, mean = scores(models, data.test)
+    own, mean = scores(run, models, data, "test", out)
     accuracies = {"test": float(np.mean(own)), "worst": min(own), "mean_model": mean}
     print(f"{run.name}: test {accuracies}", flush=True)
     return result | accuracies

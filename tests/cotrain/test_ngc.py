@@ -96,7 +96,8 @@ def _oracle(
     problems = [toy_problem(k) for k in range(n)]
     flat = Flat(problems[0].shapes)
     x = [p.start() for p in problems]
-    m, error = [torch.zeros_like(v) for v in x], {}
+    m = [torch.zeros_like(v) for v in x]
+    error: dict[tuple[int, int], Tensor] = {}
     last: list[Tensor | None] = [None] * n
     for step in range(local.rounds * local.steps):
         batches = [p.batch(step) for p in problems]
