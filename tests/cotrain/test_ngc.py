@@ -96,7 +96,8 @@ def _oracle(
     problems = [toy_problem(k) for k in range(n)]
     flat = Flat(problems[0].shapes)
     x = [p.start() for p in problems]
-    m, error = [torch.zeros_like(v) for v in x], {}
+    m = [torch.zeros_like(v) for v in x]
+    error: dict[tuple[int, int], Tensor] = {}
     last: list[Tensor | None] = [None] * n
     for step in range(local.rounds * local.steps):
         batches = [p.batch(step) for p in problems]
@@ -316,6 +317,16 @@ def test_alpha_0_sends_not_a_byte_more_than_full_sharing(make: type[Node]):
     assert ledger.to_json() == full.to_json()
 
 
+@pytest.mark.parametrize("make", [NGC, CompNGC])
+def test_alpha_0_has_no_second_exchange(make: type[Node]):
+    local = LocalSettings(rate=0.5, rounds=1)
+    (node,) = toy_nodes(make, ((0,),), local, settings=NGCSettings(alpha=0.0))
+    running = node.round(0)
+    first = next(running)
+
+    assert _end(running, first) > 0
+
+
 def test_every_step_of_a_round_has_its_two_exchanges():
     nodes, ledger = _run(NGC, RING, NGCSettings())
 
@@ -390,6 +401,20 @@ def test_a_neighbour_lost_between_the_exchanges_is_left_out_of_the_second_mean()
     _end(running, {2: Message(0, 1, 2, values=pack_floats(came))})
 
     assert_parity(node.vector, start - 0.5 * (own + came) / 2, kind="float32")
+
+
+def test_a_neighbour_lost_before_the_exchanges_is_left_out_of_both_means():
+    local = LocalSettings(rate=0.5, rounds=1)
+    settings = NGCSettings(alpha=0.0, gamma=0.0)
+    node = NGC(Seat(1, (0, 2)), toy_problem(1), local, settings)
+    start, batch = node.vector, toy_problem(1).batch(0)
+    own, _ = toy_problem(1).gradient(start, batch)
+    cross, _ = toy_problem(1).gradient(start + 1, batch)
+    running = node.round(0)
+    next(running)
+    _end(running, _models({2: start + 1}))
+
+    assert_parity(node.vector, start - 0.5 * (own + cross) / 2, kind="float32")
 
 
 def test_who_sent_no_model_is_sent_no_gradient_and_a_box_left_alone_goes_on():
