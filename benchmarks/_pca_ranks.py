@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
+from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from edge_stl.cotrain import Flat, LocalSettings, LocalSGD, PCASettings, Problem
@@ -75,15 +75,17 @@ class PowerSGD:
 
         threads = [threading.Thread(target=work, args=(k,)) for k in range(len(gradients))]
         meeting: Any = SimpleNamespace(all_reduce=all_reduce)
-        kept = powerSGD_hook.dist, default_hooks.dist
-        powerSGD_hook.dist = default_hooks.dist = meeting
+        hooks: tuple[Any, ...] = (powerSGD_hook, default_hooks)
+        for hook in hooks:
+            hook.dist = meeting
         try:
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
         finally:
-            powerSGD_hook.dist, default_hooks.dist = kept
+            for hook in hooks:
+                hook.dist = dist
         return gradients[0]
 
 
@@ -114,9 +116,10 @@ def count_bytes(
     """
     meeting = folder / f"meeting-{ranks}"
     meeting.unlink(missing_ok=True)
-    counts = torch.zeros(len(methods), 8, dtype=torch.int64).share_memory_()
+    counts = torch.zeros(len(methods), 8, dtype=torch.int64)
+    counts.share_memory_()  # type: ignore[no-untyped-call]
     given = ranks, str(meeting), module, list(methods.values()), counts
-    mp.spawn(_rank, args=given, nprocs=ranks)  # type: ignore[no-untyped-call]
+    start_processes(_rank, args=given, nprocs=ranks)  # type: ignore[no-untyped-call]
     return {m: [int(c) for c in row] for m, row in zip(methods, counts, strict=True)}
 
 

@@ -83,7 +83,7 @@ class PCACompressor:
         if plain:
             flat = torch.cat([gradients[name].reshape(-1) for name in plain])
             mean = yield Collective("mean", flat)
-            parts = mean.split([gradients[name].numel() for name in plain])
+            parts = torch.split(mean, [gradients[name].numel() for name in plain])
             for name, part in zip(plain, parts, strict=True):
                 found[name] = part.view(gradients[name].shape)
         if packed:

@@ -60,7 +60,8 @@ def orthonormal(matrix: Tensor) -> Tensor:
     By Householder QR in the precision given, at least float32: a column that is zero or depends on
     the others becomes some unit vector, never NaN.
     """
-    return torch.linalg.qr(matrix).Q.contiguous()
+    q: Tensor = torch.linalg.qr(matrix).Q
+    return q.contiguous()
 
 
 def principal(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -214,5 +215,5 @@ def _all(parts: Sequence[Tensor], kind: Kind) -> Means:
 
 
 def _cut(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
-    pieces = flat.split([shape.numel() for shape in shapes])
+    pieces = torch.split(flat, [shape.numel() for shape in shapes])
     return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from edge_stl.cotrain._collective import Collective, Traffic
-from edge_stl.cotrain._pca import PCACompressor, Phase
+from edge_stl.cotrain._pca import Gradients, PCACompressor, Phase
 from edge_stl.cotrain._pca_settings import PCASettings
 from edge_stl.errors import UsageError
 
@@ -105,13 +105,17 @@ class PCAState:
             dist.all_gather(rows, tensor, group=group)
             return torch.stack(rows)
         if collective.kind == "broadcast":
-            dist.broadcast(tensor, dist.get_global_rank(group or dist.group.WORLD, 0), group=group)
+            first = 0 if group is None else dist.get_global_rank(group, 0)
+            dist.broadcast(tensor, first, group=group)
             return tensor
         dist.all_reduce(tensor, group=group)
         return tensor.div_(workers)
 
 
-def pca_hook(state: PCAState, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def pca_hook(
+    state: PCAState,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]
+) -> torch.futures.Future[torch.Tensor]:
     """Average the gradients of a bucket, compressed; see `PCASettings`.
 
     DistributedDataParallel wants the second parameter to be called ``bucket``.
@@ -125,14 +129,7 @@ def pca_hook(state: PCAState, bucket: dist.GradBucket) -> torch.futures.Future[t
     """
     names = [state.name_of(parameter) for parameter in bucket.parameters()]
     gradients = dict(zip(names, bucket.gradients(), strict=True))
-    running = state.compressor.compress(gradients)
-    collective = next(running)
-    while True:
-        try:
-            collective = running.send(state.answer(collective))
-        except StopIteration as end:
-            means: dict[str, Tensor] = end.value
-            break
+    means = _run(state.compressor.compress(gradients), state)
     for name, gradient in gradients.items():
         gradient.copy_(means[name])
     if bucket.is_last():
@@ -140,3 +137,14 @@ def pca_hook(state: PCAState, bucket: dist.GradBucket) -> torch.futures.Future[t
     future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
     future.set_result(bucket.buffer())
     return future
+
+
+def _run(running: Gradients, state: PCAState) -> dict[str, Tensor]:
+    """Do the collectives of a bucket; return the mean gradients."""
+    collective = next(running)
+    while True:
+        try:
+            collective = running.send(state.answer(collective))
+        except StopIteration as end:
+            means: dict[str, Tensor] = end.value
+            return means

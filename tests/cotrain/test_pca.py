@@ -331,6 +331,7 @@ def test_the_rank_follows_from_the_share(rows: int, columns: int, rank: int):
     assert PCASettings().rank_of(rows, columns) == rank
 
 
+@examples(deadline=None)
 @given(
     st.integers(2, 300),
     st.integers(2, 300),
