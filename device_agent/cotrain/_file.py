@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from device_agent.branch_file import vector_of, versions
 from device_agent.cotrain._end import Counts
@@ -14,6 +14,8 @@ from exporter.manifest import Cotrained, Images, Manifest, TrainingRecord, Valid
 
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from edge_stl.branch import SharedBranch
 
 _MOST_LOSS = 28.0  # of a manifest; chance among 10,000 classes is 9.2
@@ -81,7 +83,7 @@ def group_file(
     )
     layers = plan.layers(branch.branch)
     parameters = folded_parameters(
-        branch.module,
+        cast("nn.Sequential", branch.module),  # a network of one's own is no group's
         layers,
         channels=plan.band_channels(branch.branch),
         size=plan.band_size(branch.branch),

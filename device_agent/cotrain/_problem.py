@@ -66,8 +66,14 @@ def refuse_batch_norm(plan: Plan, branch: Branch) -> None:
     """Refuse a network whose running statistics no average of models keeps sound.
 
     Raises:
-        UsageError: the branch has batch norm.
+        UsageError: the branch has batch norm, or a network of the user's own, which may.
     """
+    if branch.own is not None:
+        raise UsageError(
+            f"branch {branch.name}: {branch.network} is one of your own, of which nobody knows "
+            "whether it can be averaged over boxes; expected a network with group norm. Make the "
+            "plan with --network cnn-s-gn"
+        )
     steps = networks.leaves(
         plan.layers(branch), channels=plan.band_channels(branch), size=plan.band_size(branch)
     )

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from device_agent.cotrain._problem import refuse_batch_norm
 from edge_stl.cotrain import Graph
 from edge_stl.durable import make_folder, write_durably
 from edge_stl.errors import DataError, UsageError
 from edge_stl.fleet._contestants import CONTESTANTS, SAME_RUN, Chosen, Contestant, Effort, Outcome
 from edge_stl.fleet._split import IID, Split
 from edge_stl.fleet._study import Archive, Study, read_images
-from edge_stl.plan import Plan, nearest, networks, plan_toml
+from edge_stl.plan import Plan, nearest, plan_toml
 
 
 _RUNS = "runs.json"
@@ -128,32 +129,6 @@ def check_methods(methods: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in CONTESTANTS if name in methods)
 
 
-def need_averageable(plan: Plan, branch: str) -> None:
-    """Refuse a branch whose numbers cannot be averaged over boxes.
-
-    Raises:
-        UsageError: its network has batch norm or is the user's own, or there is no such branch.
-    """
-    choices = [b.name for b in plan.branches]
-    if branch not in choices:
-        raise UsageError(f"--branch {branch}: not a branch of the plan{nearest(branch, choices)}")
-    chosen = plan.branch(branch)
-    if chosen.own is not None:
-        raise UsageError(
-            f"branch {branch}: network {chosen.network} is one of your own, of which nobody knows "
-            "whether it can be averaged; expected group norm. Make a plan with --network cnn-s-gn"
-        )
-    steps = networks.leaves(
-        plan.layers(chosen), channels=plan.band_channels(chosen), size=plan.band_size(chosen)
-    )
-    if any(isinstance(step.layer, networks.Norm) for _, step in steps):
-        raise UsageError(
-            f"branch {branch}: network {chosen.network} has batch norm, whose running statistics "
-            "of different boxes cannot be averaged; expected group norm. Make a plan with "
-            "--network cnn-s-gn"
-        )
-
-
 def compare(
     what: Comparison,
     *,
@@ -175,7 +150,12 @@ def compare(
         UsageError: the settings do not fit the plan, or ``out`` holds another comparison.
     """
     methods = check_methods(what.methods)
-    need_averageable(what.plan, what.branch)
+    choices = [b.name for b in what.plan.branches]
+    if what.branch not in choices:
+        raise UsageError(
+            f"--branch {what.branch}: not a branch of the plan{nearest(what.branch, choices)}"
+        )
+    refuse_batch_norm(what.plan, what.plan.branch(what.branch))
     graph = Graph.make(what.graph, what.boxes)
     make_folder(what.out)
     effort = Effort(graph, what.rounds, what.steps, what.schedule, what.momentum, what.kept)

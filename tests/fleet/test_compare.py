@@ -162,7 +162,7 @@ def test_a_network_with_batch_norm_is_refused_before_anything_is_read(
     )  # fmt: skip
 
     assert code == 2
-    assert "network cnn-s has batch norm" in capsys.readouterr().err
+    assert "cnn-s has batch norm" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
