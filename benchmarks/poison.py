@@ -295,7 +295,8 @@ def _audited(study: Study, voters: Sequence[Voter]) -> tuple[list[Voter], set[st
         def answer(some: Sequence[int], left: list[Voter] = left) -> NDArray[np.float64]:
             return _answers([left[i] for i in some], "reliability", "held")
 
-        suspect = worst(try_boxes(answer, p, study.held.labels, members))
+        loud = {flag.box for flag in _flags(left) if flag.what == "loudness"}
+        suspect = worst(try_boxes(answer, p, study.held.labels, members, loud=loud))
         if suspect is None:
             break
         out.add(suspect.box)

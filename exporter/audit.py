@@ -12,6 +12,7 @@ from edge_stl.fusion import median_answers
 from exporter import names
 from exporter.ensemble import Fitted, class_prior
 from exporter.fitting import Answered, need_scipy
+from exporter.flags import find_flags
 from exporter.options import DEFAULT_WEIGHTS, Options
 from exporter.read import BranchFile
 from exporter.weighing import Weighing, weigh
@@ -137,7 +138,8 @@ def _tried(files: Sequence[BranchFile], seen: Answered, options: Options) -> "tu
     def answer(some: Sequence[int]) -> NDArray[np.float64]:
         return _answers([files[i] for i in some], p[:, list(some)], options)
 
-    return try_boxes(answer, p, seen.labels, [f.manifest.member() for f in files])
+    loud = {flag.box for flag in find_flags(files) if flag.what == "loudness"}
+    return try_boxes(answer, p, seen.labels, [f.manifest.member() for f in files], loud=loud)
 
 
 def reason_of(trial: "Trial") -> str:
@@ -147,6 +149,12 @@ def reason_of(trial: "Trial") -> str:
             f"right on {100 * trial.accuracy:.1f} % of {trial.images} images of its classes, "
             f"hardly more than guesses (p = {trial.p_guess:.1e}): it knows nothing, or its labels "
             "are not the plan's"
+        )
+    if trial.loud and not trial.harms:
+        return (
+            "its answers are far louder than those of the others, and on images of its classes "
+            f"the ensemble is right {trial.mended} times only without it and {trial.spoiled} "
+            "times only with it"
         )
     return (
         f"on images of its classes the ensemble is right {trial.mended} times only without it and "

@@ -54,6 +54,7 @@ class Numbers:
             without its mean over the classes seen.
         sizes: root mean square of every tensor by name.
         rows: norm of the largest row of the last layer over their median, of the classes seen.
+        speaks: whether the box saw two classes or more; one alone has nothing to be loud about.
     """
 
     branch: str
@@ -63,6 +64,7 @@ class Numbers:
     loudness: float
     sizes: Mapping[str, float]
     rows: float = 1.0
+    speaks: bool = True
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def numbers_of(file: BranchFile) -> Numbers:
         loudness=loudness_of(vector, member),
         sizes={name: _size(array) for name, array in file.parameters.items()},
         rows=_rows(file.parameters, member),
+        speaks=member.speaks,
     )
 
 
@@ -151,10 +154,10 @@ def flags_of(given: Sequence[Numbers]) -> tuple[Flag, ...]:
     compare("claim", lambda n: n.claim, LARGE, among=everyone, told=everyone)
     for branch in dict.fromkeys(n.branch for n in given):
         own = [i for i, name, _ in pairs if name == branch]
-        enough = len({given[i].box for i in own}) >= FEWEST_BOXES
-        compare(
-            "loudness", lambda n: n.loudness, LARGE, among=own if enough else everyone, told=own
-        )
+        loud = [i for i in own if given[i].speaks]
+        enough = len({given[i].box for i in loud}) >= FEWEST_BOXES
+        among = loud if enough else [i for i in everyone if given[i].speaks]
+        compare("loudness", lambda n: n.loudness, LARGE, among=among, told=loud)
         for name in given[own[0]].sizes:
             compare(f"size of {name}", _size_of(name), SIZE, among=own, told=own)
     for i, branch, box in pairs:

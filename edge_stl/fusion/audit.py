@@ -16,7 +16,7 @@ useful of the others, and is honest all the same.
 Neither finds a back door that was trained in: such a box answers all other images well.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +55,8 @@ class Trial:
         harms: whether ``p_harm`` is below `SURE` over the number of boxes.
         guesses: whether ``p_guess`` is below `VERY_SURE` over the number of boxes.
         change_elsewhere: by how much the accuracy on all images changes without it, -1..1.
+        loud: whether its answers are far louder than those of the others and the ensemble is right
+            more often without it on these images, however seldom.
     """
 
     box: str
@@ -67,11 +69,12 @@ class Trial:
     harms: bool
     guesses: bool
     change_elsewhere: float
+    loud: bool = False
 
     @property
     def suspect(self) -> bool:
         """Return whether the box should not answer."""
-        return self.harms or self.guesses
+        return self.harms or self.guesses or self.loud
 
 
 def little(classes: int) -> float:
@@ -89,6 +92,8 @@ def try_boxes(
     branch_probabilities: NDArray[np.floating],
     labels: NDArray[np.integer],
     members: Sequence[Member],
+    *,
+    loud: Collection[str] = (),
 ) -> tuple[Trial, ...]:
     """Leave out every box in turn and see what the others say.
 
@@ -97,6 +102,8 @@ def try_boxes(
         branch_probabilities: ``(N, members, K)``, the ``p_k`` of labelled images.
         labels: ``(N,)``.
         members: in the same order.
+        loud: boxes that are found to be far louder than the others without any image. One that is
+            right and too loud harms by too little for a test of a few hundred images.
 
     Returns:
         one trial per box that speaks of anything, by id; nothing with fewer than `FEWEST_BOXES`.
@@ -130,6 +137,7 @@ def try_boxes(
                 harms=p_harm < SURE / len(boxes),
                 guesses=p_guess < VERY_SURE / len(boxes),
                 change_elsewhere=float(without.mean() - right.mean()),
+                loud=box in loud and mended > spoiled,
             )
         )
     return tuple(found)

@@ -22,11 +22,9 @@ from edge_stl.plan import new_plan, plan_toml, read_plan
 CLASSES = ["bus", "car", "van"]
 VERBS = [
     "demo", "plan new", "plan show", "train", "merge", "split", "predict", "evaluate", "inspect",
-    "check", "simulate", "compare", "doctor", "deploy", "agent watch", "agent install-service",
+    "check", "simulate", "compare", "cotrain", "doctor", "deploy",
+    "agent watch", "agent install-service",
     "keygen", "sign", "verify", "trust add", "trust revoke", "trust list",
-]  # fmt: skip
-LATER = [
-    "cotrain",
 ]  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]
 Schema = Callable[[Any, str], None]
@@ -83,6 +81,11 @@ def photo(desk: Path, name: str = "bus") -> Path:
     return desk / "photos" / name / "000.png"
 
 
+def unflagged(said: str) -> str:
+    """Return what was said but for flags: made-up numbers are far from each other."""
+    return "".join(row for row in said.splitlines(keepends=True) if not row.startswith("flag: "))
+
+
 def branch_files(desk: Path) -> list[Path]:
     return sorted((desk / "branches").iterdir())
 
@@ -103,20 +106,12 @@ def test_help_lists_what_is_built_and_nothing_else(run: Run):
     assert code == 0
     listed = [line.split()[1] for line in out.splitlines() if line.startswith("│ ")]
     assert set(listed) >= {verb.split()[0] for verb in VERBS}
-    assert not set(listed) & set(LATER)
 
 
-@pytest.mark.parametrize("verb", LATER)
-def test_what_is_not_built_is_no_command(verb: str, run: Run):
-    code, out, err = run(verb)
+def test_what_is_no_command_is_refused(run: Run):
+    code, out, err = run("cotrian")
     assert (code, out) == (2, "")
     assert "No such command" in err
-
-
-@pytest.mark.parametrize("option", ["--accept-graphs"])
-def test_options_that_are_not_built_are_absent(option: str, run: Run):
-    assert option not in run("merge", "--help")[1]
-    assert run("merge", "x", "-o", "y", option, "z")[0] == 2
 
 
 def test_version(run: Run):
@@ -256,7 +251,7 @@ def test_merge_writes_one_file_and_says_what_each_branch_weighs(
     assert shown["scale"] == told["scale"] > 0
     assert [r["weight"] for r in shown["branches"]] == [r["weight"] for r in told["branches"]]
     code, said, err = run("merge", *branch_files(desk), "-o", out, "--weights", "uniform")
-    assert (code, err) == (0, "")
+    assert (code, unflagged(err)) == (0, "")
     rows = run_json("inspect", out)["branches"]
     assert all(f"{row['weight']:.4f}" in said for row in rows)
     assert [row["weight"] for row in rows] != [row["weight"] for row in told["branches"]]
@@ -275,7 +270,10 @@ def test_merge_goes_on_without_refused_files(
         {"file": "bad.onnx", "reasons": ["is not an ONNX file, or is truncated"]}
     ]
     code, _, err = run("merge", *files, "-o", tmp_path / "e.onnx", "--skip-refused")
-    assert (code, err) == (0, "refused: bad.onnx: is not an ONNX file, or is truncated\n")
+    assert (code, unflagged(err)) == (
+        0,
+        "refused: bad.onnx: is not an ONNX file, or is truncated\n",
+    )
 
 
 def test_merge_changes_an_ensemble_with_the_options_it_was_made_with(

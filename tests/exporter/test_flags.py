@@ -81,6 +81,14 @@ def test_a_loud_box_is_told_though_no_other_has_its_branch():
     assert told(given) == {("box4", "loudness")}
 
 
+def test_a_box_of_one_class_is_not_told_for_having_nothing_to_be_loud_about():
+    boxes = honest(5)
+    boxes[2] = replace(boxes[2], loudness=0.0, speaks=False)
+    assert told(boxes) == set()
+    boxes[2] = replace(boxes[2], speaks=True)
+    assert told(boxes) == {("box2", "loudness")}
+
+
 def test_boxes_that_share_a_branch_are_compared_among_themselves():
     """A branch may be louder than the others by its nature: cd1 was ten times as loud."""
     given = honest(9, branches=("a2", "d2"))
