@@ -74,6 +74,38 @@ def rare(p: Floats, members: list[Member], index: int, classes: Sequence[int]) -
 # -- who is found ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_loud_box_is_suspected_where_the_others_are_right_more_often_without_it(seed: int):
+    p, labels, members = fleet(5, seed=seed)
+    told = {
+        t.box: t
+        for t in try_boxes(answer_of(p, members), p, labels, members, loud={m.box for m in members})
+    }
+
+    for box, plain in tried(p, labels, members).items():
+        assert not plain.suspect  # honest boxes that nobody calls loud
+        assert told[box].loud == told[box].suspect == (plain.mended > plain.spoiled)
+    assert any(not t.suspect for t in told.values())
+
+
+def test_a_box_that_is_right_and_too_loud_is_found_only_if_it_is_said_to_be_loud():
+    p, labels, members = fleet(5, images=60, seed=3)
+    sure = np.zeros_like(p[:, 0])
+    sure[np.arange(60), p[:, 0].argmax(axis=1)] = 1  # saturated: as sure of its errors
+    p[:, 0] = sure
+    plain = tried(p, labels, members)["cam0"]
+    (told,) = (
+        t
+        for t in try_boxes(answer_of(p, members), p, labels, members, loud={"cam0"})
+        if t.box == "cam0"
+    )
+
+    assert plain.mended > plain.spoiled
+    assert not plain.suspect
+    assert told.loud
+    assert worst([told]) is told
+
+
 @pytest.mark.parametrize("boxes", [3, 5, 9])
 @pytest.mark.parametrize("seed", range(5))
 def test_a_box_with_flipped_labels_is_found_and_nobody_else(boxes: int, seed: int):
