@@ -35,7 +35,10 @@ RATES: tuple[tuple[float, float], ...] = (
     (0.1, 0.9),
 )
 """Learning rate and momentum (Nesterov's where there is any)."""
-RATES_FULL: tuple[tuple[float, float], ...] = ((0.0003, 0.9), (0.001, 0.9), (0.03, 0.0), *RATES)
+RATES_FULL: tuple[tuple[float, float], ...] = (
+    *((0.0001, 0.9), (0.0003, 0.9), (0.001, 0.9), (0.03, 0.0)),
+    *RATES,
+)
 """Those of D-PSGD: the same and lower ones, as its steps go along one box's images alone."""
 GAMMAS: tuple[float, ...] = (0.5, 1.0)
 """Of NGC and CompNGC; D-PSGD has its mixing matrix, which is gamma 1."""
