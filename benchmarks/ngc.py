@@ -27,10 +27,16 @@ from edge_stl.errors import UsageError
 
 METHODS = ("full", "ngc", "compngc")
 TITLES = {"full": "D-PSGD (`full`)", "ngc": "NGC", "compngc": "CompNGC"}
-RATES: tuple[tuple[float, float], ...] = ((0.1, 0.0), (0.01, 0.9), (0.03, 0.9), (0.1, 0.9))
+RATES: tuple[tuple[float, float], ...] = (
+    (0.1, 0.0),
+    (0.003, 0.9),
+    (0.01, 0.9),
+    (0.03, 0.9),
+    (0.1, 0.9),
+)
 """Learning rate and momentum (Nesterov's where there is any)."""
 RATES_FULL: tuple[tuple[float, float], ...] = (
-    *((0.0003, 0.9), (0.001, 0.9), (0.003, 0.9), (0.03, 0.0)),
+    *((0.0001, 0.9), (0.0003, 0.9), (0.001, 0.9), (0.03, 0.0)),
     *RATES,
 )
 """Those of D-PSGD: the same and lower ones, as its steps go along one box's images alone."""
@@ -104,7 +110,7 @@ def _search(run: Run, data: ImageSet, out: Path, *, quick: bool) -> list[dict[st
     full = run.method == "full"
     rates, gammas = (RATES_FULL if full else RATES), ((1.0,) if full else GAMMAS)
     if quick:
-        rates, gammas = rates[1:2], gammas[:1]
+        rates, gammas = rates[-3:-2], gammas[:1]
     tried = [
         _tuned(dataclasses.replace(run, rate=r, momentum=m, gamma=gammas[0]), data, out)
         for r, m in rates
