@@ -72,7 +72,7 @@ def unpack_indices(data: bytes, *, count: int, size: int) -> NDArray[np.int64]:
     if bits[length:].any():
         raise _bad("bits after its end", "zeros")
     gaps = _read_gaps(bits[:length], count - 1, size)
-    if first >= size or first + int(gaps.sum()) >= size:
+    if first + int(gaps.sum()) >= size:
         raise _bad("an index beyond the model", f"indices below {size}")
     return int(first) + np.concatenate([np.zeros(1, np.int64), np.cumsum(gaps)])
 
@@ -82,10 +82,9 @@ def _read_gaps(bits: NDArray[np.uint8], count: int, size: int) -> NDArray[np.int
     end, starts = len(bits), np.zeros(1, np.int64)
     places = np.arange(end)
     # the first 1 at or after every place; a code that starts there ends as far behind it as it
-    # begins before it
+    # begins before it, and beyond the end where no 1 follows
     ones = np.minimum.accumulate(np.where(bits, places, end)[::-1])[::-1]
     after = np.append(np.minimum(2 * ones - places + 1, end + 1), (end, end + 1))
-    after[:end][ones == end] = end + 1  # zeros to the end: no code
     # where codes start is a chain through `after`; doubling walks it without a loop over codes
     jump = after
     while len(starts) <= count:
