@@ -80,37 +80,30 @@ def picture(document: dict[str, Any]) -> bytes:
         from matplotlib.ticker import FuncFormatter
     except ImportError:
         raise UsageError("pictures need matplotlib: pip install 'edge-stl[plot]'") from None
-    figure, axes = plt.subplots(figsize=(8, 4.8))
+    figure, axes = plt.subplots(figsize=(9, 4.8))
+    markers = iter("oD^vPX*<>hp8d" * len(document["methods"]))
     for index, m in enumerate(document["methods"]):
         color = f"C{index % 10}"
         accuracy, spread = 100 * m["accuracy"], 100 * m["accuracy_std"]
         if not m["bytes_per_box"]:
-            axes.axhline(accuracy, color=color, linestyle="--", linewidth=1.2)
-            axes.annotate(
-                f"{m['title']}: 0 bytes",
-                (0.01, accuracy),
-                xycoords=("axes fraction", "data"),
-                xytext=(0, 4),
-                textcoords="offset points",
-                color=color,
-                fontsize=8,
-            )
+            name = f"{m['title']}: 0 bytes"
+            axes.axhline(accuracy, color=color, linestyle="--", linewidth=1.2, label=name)
             continue
-        marker = "o" if m["bytes_training"] else "s"
+        marker = next(markers) if m["bytes_training"] else "s"
         axes.errorbar(
-            m["bytes_per_box"], accuracy, yerr=spread, color=color, marker=marker, capsize=3
-        )
-        axes.annotate(
-            m["title"],
-            (m["bytes_per_box"], accuracy),
-            xytext=(7, 4),
-            textcoords="offset points",
+            m["bytes_per_box"],
+            accuracy,
+            yerr=spread,
             color=color,
-            fontsize=8,
+            marker=marker,
+            markersize=7,
+            linestyle="none",
+            capsize=3,
+            label=m["title"],
         )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: size_text(value)))
-    axes.margins(x=0.22, y=0.12)
+    axes.margins(x=0.08, y=0.08)
     axes.set_xlabel("bytes that leave a box: messages of training, branch files, images")
     axes.set_ylabel("test accuracy in %")
     settings = document["settings"]
@@ -122,6 +115,7 @@ def picture(document: dict[str, Any]) -> bytes:
     )
     axes.grid(visible=True, which="major", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
     figure.tight_layout()
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
