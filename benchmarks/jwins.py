@@ -3,19 +3,20 @@
 16 nodes on CIFAR-10, each with four shards of images sorted by label (four to eight of the ten
 classes), on a random graph where everybody has three neighbours; three steps of eight images a
 round, the network and the split of the JWINS authors' tutorial. Every method has its rate, and
-CHOCO-SGD its consensus step, chosen on validation images over the grid printed below the table:
-all settings run a quarter of the rounds, the best two half of them, the better one all. That run
-is seed 0's; other seeds deal images, graph, network and draws anew. Accuracy is that
-on test images of the nodes' own models, averaged, and of the mean of the models. Bytes are those
-of the ledger: everything that leaves a node, once per receiver. What is measured is kept in
-``--out`` and not measured again.
+CHOCO-SGD its consensus step, chosen on validation images over the grid printed below the table: all
+settings run a quarter of the rounds, the best two half of them, the better one all. Then the other
+of the two and, where the best lies at the edge of the grid, the next one beyond it run all rounds
+as well, until none is better. That run is seed 0's; other seeds deal images, graph, network and
+draws anew. Accuracy is that on test images of the nodes' own models, averaged, and of the mean of
+the models. Bytes are those of the ledger: everything that leaves a node, once per receiver. What is
+measured is kept in ``--out`` and not measured again.
 """
 
 import argparse
 import json
 import statistics
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from edge_stl.errors import CheckError, DataError
 NODES, GRAPH, SHARDS, BATCH, STEPS = 16, "regular:3", 4, 8, 3
 RATES = (0.003, 0.01, 0.03)
 GAMMAS = (0.2, 0.4, 0.8)
+BEYOND_RATES, BEYOND_GAMMAS = (0.001, 0.1), (0.1, 1.0)
 ROUNDS = 80
 
 Settings = JwinsSettings | RandomSettings | ChocoSettings | None
@@ -178,6 +180,53 @@ def tune(
     return choice, fleet, tried
 
 
+def refine(
+    row: Row,
+    found: dict[str, Any],
+    images: data.ImageSet,
+    *,
+    rounds: int,
+    validation: data.Pictures,
+) -> Fleet | None:
+    """Try what `tune` may have left out at full length, and enter it into a row.
+
+    Returns:
+        The run of the best settings, if they are new ones.
+    """
+    tried: list[dict[str, Any]] = found["tried"]
+    half = [t for t in tried if t["rounds"] == rounds // 2]
+    waiting = [Choice(t["rate"], t["gamma"]) for t in half]
+    best = Choice(**found["choice"])
+    (score,) = (t["accuracy"] for t in tried if t["rounds"] == rounds)
+    known, winner = {best}, None
+    while waiting := [c for c in (*waiting, *_beyond(best)) if c not in known]:
+        choice = waiting[0]
+        known.add(choice)
+        fleet = Fleet(row, choice, images, seed=0, rounds=rounds)
+        try:
+            fleet.advance(rounds)
+            accuracy = statistics.mean(fleet.own(validation))
+        except (CheckError, DataError):
+            accuracy = 0.0
+        tried.append(asdict(choice) | {"rounds": rounds, "accuracy": accuracy})
+        if accuracy > score:
+            best, score, winner = choice, accuracy, fleet
+    found["choice"] = asdict(best)
+    return winner
+
+
+def _beyond(choice: Choice) -> list[Choice]:
+    """Return the settings beyond the edges of the grid that a choice lies at."""
+    found = []
+    for edge, rate in zip((min(RATES), max(RATES)), BEYOND_RATES, strict=True):
+        if choice.rate == edge:
+            found.append(replace(choice, rate=rate))
+    for edge, gamma in zip((min(GAMMAS), max(GAMMAS)), BEYOND_GAMMAS, strict=True):
+        if choice.gamma == edge:
+            found.append(replace(choice, gamma=gamma))
+    return found
+
+
 def measured(fleet: Fleet, test: data.Pictures) -> dict[str, Any]:
     """Return what a finished run showed: accuracies and bytes."""
     stack = torch.stack([node.vector for node in fleet.nodes])
@@ -228,16 +277,24 @@ def _measure(
     # the test images lie in order of their classes
     test = images.test.take(np.random.default_rng(0).permutation(len(images.test))[: chosen.test])
     runs: dict[str, Any] = found.setdefault("seeds", {})
-    if str(seed) in runs:
-        return
-    if seed == 0:
+    if seed == 0 and not found.get("refined"):
         validation = images.validation.take(np.arange(chosen.validation))
-        choice, fleet, tried = tune(row, images, rounds=chosen.rounds, validation=validation)
-        found |= {"choice": asdict(choice), "tried": tried}
+        options: dict[str, Any] = {"rounds": chosen.rounds, "validation": validation}
+        fleet: Fleet | None = None
+        if "choice" not in found:
+            choice, fleet, tried = tune(row, images, **options)
+            found |= {"choice": asdict(choice), "tried": tried}
+        fleet = refine(row, found, images, **options) or fleet
+        found["refined"] = True
+        if fleet is not None:
+            runs.clear()  # of other settings
+            runs["0"] = measured(fleet, test)
+    elif str(seed) in runs:
+        return
     else:
         fleet = Fleet(row, Choice(**found["choice"]), images, seed=seed, rounds=chosen.rounds)
         fleet.advance(chosen.rounds)
-    runs[str(seed)] = measured(fleet, test)
+        runs[str(seed)] = measured(fleet, test)
     if not chosen.json:
         print(f"seed {seed}, {row.name}: {found['choice']} {runs[str(seed)]}", flush=True)
 
@@ -271,7 +328,8 @@ def table(rows: Mapping[str, Any], chosen: argparse.Namespace) -> list[str]:
         f"{len(seeds)} seeds, {chosen.rounds} rounds of {STEPS} steps of {BATCH} images, {NODES} "
         f"nodes, {GRAPH}, {SHARDS} shards a node; {chosen.test} test images, {chosen.validation} "
         f"validation images; a full message is {bytes_of_one:,.0f} bytes. Rates tried: "
-        f"{', '.join(map(str, RATES))}; gamma: {', '.join(map(str, GAMMAS))}.",
+        f"{', '.join(map(str, RATES))}, beyond {', '.join(map(str, BEYOND_RATES))}; gamma: "
+        f"{', '.join(map(str, GAMMAS))}, beyond {', '.join(map(str, BEYOND_GAMMAS))}.",
     ]
 
 

@@ -40,7 +40,10 @@ def test_a_row_is_tuned_once_and_measured_for_every_seed(images: _cotrain.ImageS
         jwins._measure(row, images, 1, _chosen(), found)
 
         assert (found["choice"], found["tried"]) == (choice, tried)
-        assert len(tried) == len(jwins.RATES) * len(row.gammas) + 2 + 1
+        assert len(tried) >= len(jwins.RATES) * len(row.gammas) + 2 + 2
+        whole = [t for t in tried if t["rounds"] == 4]
+        best = max(whole, key=lambda t: t["accuracy"])
+        assert choice == {"rate": best["rate"], "gamma": best["gamma"]}
         assert set(found["seeds"]) == {"0", "1"}
         assert found["seeds"]["0"] != found["seeds"]["1"]
     text = "\n".join(jwins.table(rows, _chosen()))
@@ -48,6 +51,15 @@ def test_a_row_is_tuned_once_and_measured_for_every_seed(images: _cotrain.ImageS
     assert "| full sharing |" in text
     assert "| 100.0 |" in text
     assert "2 seeds, 4 rounds of 3 steps of 8 images" in text
+
+
+def test_what_lies_beyond_the_edge_of_the_grid_is_tried():
+    assert jwins._beyond(jwins.Choice(0.01)) == []
+    assert jwins._beyond(jwins.Choice(0.03)) == [jwins.Choice(0.1)]
+    assert jwins._beyond(jwins.Choice(0.003, 0.8)) == [
+        jwins.Choice(0.001, 0.8),
+        jwins.Choice(0.003, 1.0),
+    ]
 
 
 def test_a_run_that_was_taken_further_is_the_run_in_one_go(images: _cotrain.ImageSet):
