@@ -20,7 +20,9 @@ from rich.table import Table
 def print_json(document: Any) -> None:
     """Print one JSON object to stdout: in UTF-8, or in ASCII where stdout takes no UTF-8."""
     ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
-    print(json.dumps(document, ensure_ascii=ascii_only, allow_nan=False))
+    # One write with its line end: several boxes of a trial on one machine share a stdout, which may
+    # be unbuffered, where `print` writes the two apart.
+    sys.stdout.write(json.dumps(document, ensure_ascii=ascii_only, allow_nan=False) + "\n")
 
 
 def print_line(text: str) -> None:
