@@ -1,5 +1,6 @@
 """The hook under DistributedDataParallel over gloo, with ranks that are processes."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -25,10 +26,7 @@ Found = Mapping[str, Any]
 """What a rank found."""
 
 
-@pytest.fixture(scope="module", params=[2, 4])
-def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
-    """Return what each of 2 or 4 ranks found, by rank."""
-    count, folder = request.param, tmp_path_factory.mktemp("ranks")
+def _run_ranks(count: int, folder: Path) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.cotrain.pca_rank"]
     running = [
@@ -48,6 +46,21 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             process.kill()
             process.wait()
     assert [process.returncode for process in running] == [0] * count, "\n".join(said)
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
+    """Return what each of 2 or 4 ranks found, by rank; the workers of a run share it."""
+    count, shared = request.param, tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / f"pca-ranks-{count}"
+    with (shared / f"pca-ranks-{count}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            folder.mkdir(exist_ok=True)
+            _run_ranks(count, folder)
+            (folder / "done").touch()
     found = []
     for k in range(count):
         with np.load(folder / f"rank{k}.npz") as read:
