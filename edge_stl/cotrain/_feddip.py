@@ -19,7 +19,7 @@ from edge_stl.cotrain._graph import mix
 from edge_stl.cotrain._local import LocalSettings, LocalSGD
 from edge_stl.cotrain._masks import Prunable
 from edge_stl.cotrain._problem import Problem
-from edge_stl.errors import UsageError
+from edge_stl.cotrain._settings import check_ranges
 
 
 TAG = 4
@@ -85,7 +85,7 @@ class FedDIPSettings:
             "start_masks": ("server", "client"),
             "upload": ("auto", "dense", "sparse"),
         }
-        for name, good, wanted in (
+        rows = (
             ("fraction", 0 < self.fraction <= 1, "above 0 to 1"),
             ("decay", 0 < self.decay <= 1, "above 0 to 1"),
             ("sparsity", 0 <= self.sparsity < 1, "0 to below 1"),
@@ -100,10 +100,8 @@ class FedDIPSettings:
                 (key, getattr(self, key) in known, " or ".join(known))
                 for key, known in words.items()
             ),
-        ):
-            if not good:
-                value = getattr(self, name)
-                raise UsageError(f"{name} = {value!r}: out of range; expected {wanted}. Change it")
+        )
+        check_ranges(*((name, getattr(self, name), good, wanted) for name, good, wanted in rows))
 
     @classmethod
     def fedavg(cls, *, fraction: float = 1.0, decay: float = 1.0) -> Self:

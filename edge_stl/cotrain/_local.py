@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from edge_stl.cotrain._problem import Problem
-from edge_stl.errors import CheckError, UsageError
+from edge_stl.cotrain._settings import check_ranges
+from edge_stl.errors import CheckError
 
 
 SCHEDULES = ("constant", "cosine", "step")
@@ -42,16 +43,14 @@ class LocalSettings:
         Raises:
             UsageError: a value is out of its range.
         """
-        for name, value, good, wanted in (
+        check_ranges(
             ("rate", self.rate, 0 < self.rate < math.inf, "a number above 0"),
             ("rounds", self.rounds, self.rounds >= 1, "at least 1"),
             ("steps", self.steps, self.steps >= 1, "at least 1"),
             ("momentum", self.momentum, 0 <= self.momentum < 1, "0 to below 1"),
             ("weight_decay", self.weight_decay, 0 <= self.weight_decay < 1, "0 to below 1"),
             ("schedule", self.schedule, self.schedule in SCHEDULES, " or ".join(SCHEDULES)),
-        ):
-            if not good:
-                raise UsageError(f"{name} = {value!r}: out of range; expected {wanted}. Change it")
+        )
 
     def rate_at(self, number: int) -> float:
         """Return the learning rate of a round, from 0."""

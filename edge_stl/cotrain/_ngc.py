@@ -27,6 +27,7 @@ from edge_stl.cotrain._local import LocalSettings
 from edge_stl.cotrain._message import Message, pack_floats, unpack_floats
 from edge_stl.cotrain._node import Messages, Node, Round, Seat
 from edge_stl.cotrain._problem import Batch, Flat, Problem
+from edge_stl.cotrain._settings import check_ranges
 from edge_stl.cotrain._sign import compress_signs, pack_signs, unpack_signs
 from edge_stl.errors import CheckError, DataError, UsageError
 
@@ -69,13 +70,11 @@ class NGCSettings:
             UsageError: a value is out of its range.
         """
         points = " or ".join(GRADIENT_POINTS)
-        for name, value, good, wanted in (
+        check_ranges(
             ("alpha", self.alpha, 0 <= self.alpha <= 1, "0 to 1"),
             ("gamma", self.gamma, 0 <= self.gamma <= 1, "0 to 1"),
             ("gradient_at", self.gradient_at, self.gradient_at in GRADIENT_POINTS, points),
-        ):
-            if not good:
-                raise UsageError(f"{name} = {value!r}: out of range; expected {wanted}. Change it")
+        )
 
 
 def gradient_weights(degree: int, degrees: Mapping[int, int]) -> tuple[float, dict[int, float]]:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Self
 
+from edge_stl.cotrain._settings import check_ranges
 from edge_stl.errors import UsageError
 
 
@@ -67,7 +68,7 @@ class PCASettings:
         Raises:
             UsageError: a value is out of its range, or two rules for the rank are given.
         """
-        for name, value, good, wanted in (
+        check_ranges(
             ("form", self.form, self.form in FORMS, " or ".join(FORMS)),
             ("share", self.share, 0 < self.share <= 1, "above 0, at most 1"),
             ("rank", self.rank, self.rank >= 0, "at least 0"),
@@ -77,9 +78,7 @@ class PCASettings:
             ("min_rate", self.min_rate, 0 <= self.min_rate < math.inf, "at least 0"),
             ("error", self.error, self.error in ERRORS, " or ".join(ERRORS)),
             ("seed", self.seed, self.seed >= 0, "at least 0"),
-        ):
-            if not good:
-                raise UsageError(f"{name} = {value!r}: out of range; expected {wanted}. Change it")
+        )
         if self.rank and self.energy:
             raise UsageError(
                 f"rank = {self.rank} and energy = {self.energy}: two rules for one rank; expected "
