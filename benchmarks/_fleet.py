@@ -17,12 +17,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks._data import Folders, image_folders
 from edge_stl.branch import Settings, Trainer
 from edge_stl.durable import write_durably
 from edge_stl.fleet._split import read_split, split_images
 from edge_stl.fusion import Member
 from edge_stl.images import decode, fit_square, scan
-from edge_stl.plan import Plan
+from edge_stl.plan import Plan, new_plan
+
+
+def roadside(name: str, data: Path, *, network: str, epochs: int) -> tuple[Folders, Plan]:
+    """Return roadside64 as folders, and a plan of that name: haar, two levels, details apart."""
+    folders = image_folders("roadside64", data, Path("runs") / "images" / "roadside64")
+    plan = new_plan(
+        classes=folders.classes,
+        resolution=64,
+        transform="haar",
+        levels=2,
+        branches="detail",
+        network=network,
+        name=name,
+        epochs=epochs,
+    )
+    return folders, plan
 
 
 @dataclass(frozen=True, eq=False)

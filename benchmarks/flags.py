@@ -20,12 +20,11 @@ import torch
 
 from benchmarks._attacks import poisoned
 from benchmarks._common import append_results, guarded, parser, report, whole
-from benchmarks._data import image_folders
-from benchmarks._fleet import FleetSettings, Pixels, branch_names, deal, read_pixels
+from benchmarks._fleet import FleetSettings, Pixels, branch_names, deal, read_pixels, roadside
 from device_agent.branch_file import finish_branch
 from edge_stl.branch import Settings, Trainer
 from edge_stl.durable import make_folder, write_durably
-from edge_stl.plan import Plan, new_plan
+from edge_stl.plan import Plan
 from exporter._session import run
 from exporter.branch import build_branch
 from exporter.copies import find_copies
@@ -101,17 +100,7 @@ def _options() -> ArgumentParser:
 
 
 def _study(network: str, epochs: int, data: Path, out: Path | None) -> Study:
-    folders = image_folders("roadside64", data, Path("runs") / "images" / "roadside64")
-    plan = new_plan(
-        classes=folders.classes,
-        resolution=64,
-        transform="haar",
-        levels=2,
-        branches="detail",
-        network=network,
-        name="flags",
-        epochs=epochs,
-    )
+    folders, plan = roadside("flags", data, network=network, epochs=epochs)
     return Study(plan, read_pixels(folders.train, plan), out or Path("runs") / "flags")
 
 

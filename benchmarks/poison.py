@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 
 from benchmarks._attacks import ATTACKS, TARGET, attacked, copied, poisoned, trigger
 from benchmarks._common import append_results, guarded, parser, points, report, whole
-from benchmarks._data import image_folders
 from benchmarks._fleet import (
     FleetSettings,
     Pixels,
@@ -37,6 +36,7 @@ from benchmarks._fleet import (
     hold_out,
     kept,
     read_pixels,
+    roadside,
 )
 from edge_stl.fusion import (
     DATA_FREE,
@@ -47,7 +47,7 @@ from edge_stl.fusion import (
     reliability,
 )
 from edge_stl.fusion.audit import certified, certified_median, try_boxes, worst
-from edge_stl.plan import Plan, new_plan
+from edge_stl.plan import Plan
 from exporter.flags import Flag, Numbers, flags_of, loudness_of
 
 
@@ -146,17 +146,7 @@ def _options() -> ArgumentParser:
 
 
 def _study(network: str, epochs: int, data: Path, out: Path | None) -> Study:
-    folders = image_folders("roadside64", data, Path("runs") / "images" / "roadside64")
-    plan = new_plan(
-        classes=folders.classes,
-        resolution=64,
-        transform="haar",
-        levels=2,
-        branches="detail",
-        network=network,
-        name="poison",
-        epochs=epochs,
-    )
+    folders, plan = roadside("poison", data, network=network, epochs=epochs)
     train, held = hold_out(read_pixels(folders.train, plan), HELD)
     test = read_pixels(folders.test, plan)
     both = Pixels(
