@@ -1,14 +1,16 @@
 """FedAvg and FedDIP: accuracy against the bytes that went down and up.
 
-Ten clients with equal random parts of the images, half of them training in a round; the network is
-the one of `benchmarks._cotrain`. Rate and penalty of each row are chosen on validation images with
-seed 0, over the grid below, the rate first, with the largest penalty, then the penalty; the test
-images are looked at once, at the end, with the chosen ones.
+Ten clients, half of them training in a round, with equal random parts of the images or with uneven
+shares of every class (``--split dirichlet:0.3``); the network is the one of `benchmarks._cotrain`.
+Rate and penalty of each row are chosen on validation images with seed 0, over the grid below, the
+rate first, with the penalty of the authors, then the penalty; the test images are looked at once,
+at the end, with the chosen ones.
 Every run that is done is kept under ``runs/feddip``, and the command goes on where it was stopped.
 """
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,13 @@ from edge_stl.cotrain import (
     run_server,
 )
 from edge_stl.durable import write_durably
+from edge_stl.fleet._split import IID, read_split, split_images
 
 
 CLIENTS, FRACTION, BATCH, WEIGHT_DECAY, DECAY = 10, 0.5, 32, 5e-4, 0.998
 RATES = (0.02, 0.05, 0.1, 0.2)
-SPARSE_RATES = (0.05, 0.1)
-PENALTIES = (1e-3,)
+PENALTIES = (1e-3, 1e-4, 1e-2)
+"""The first is the authors' and that of all rates."""
 ROWS: dict[str, dict[str, Any]] = {
     "FedAvg": {},
     "FedDIP 0.9": {"sparsity": 0.9},
@@ -56,6 +59,7 @@ def main() -> None:
     options.set_defaults(seeds=2)
     options.add_argument("--set", default="mnist", choices=("mnist", "cifar10"))
     options.add_argument("--shrink", type=int, default=2, help="area averaging of the images")
+    options.add_argument("--split", type=read_split, default=IID, help="iid or dirichlet:A")
     options.add_argument("--rounds", type=int, default=40)
     options.add_argument("--steps", type=int, default=10, help="minibatch steps of a client, tau")
     options.add_argument("--every", type=int, default=5, help="rounds between masks, R")
@@ -104,25 +108,24 @@ class Lab:
 
     def best(self, name: str) -> tuple[float, float]:
         """Return the rate and penalty with the best validation accuracy, of equals the smaller."""
-        penalties: tuple[float, ...] = PENALTIES if ROWS[name] else (0.0,)
+        first, *others = PENALTIES if ROWS[name] else (0.0,)
         tried: dict[tuple[float, float], float] = {}
 
         def best() -> tuple[float, float]:
             return max(tried, key=lambda pair: (tried[pair], -pair[0], -pair[1]))
 
-        rates = SPARSE_RATES if ROWS[name] else RATES
-        for rate in rates[:1] if self.chosen.quick else rates:
-            pair = rate, penalties[-1]
-            tried[pair] = self.run(name, *pair, seed=0)["validation"]
-        for smaller in penalties[:-1]:
-            pair = best()[0], smaller
-            tried[pair] = self.run(name, *pair, seed=0)["validation"]
+        for rate in RATES[:1] if self.chosen.quick else RATES:
+            tried[rate, first] = self.run(name, rate, first, seed=0)["validation"]
+        rate = best()[0]
+        for penalty in others[:1] if self.chosen.quick else others:
+            tried[rate, penalty] = self.run(name, rate, penalty, seed=0)["validation"]
         return best()
 
     def run(self, name: str, rate: float, penalty: float, *, seed: int) -> dict[str, Any]:
         """Train once, or read what was kept of it."""
         c = self.chosen
-        kind = f"{c.set}-by{c.shrink}-T{c.rounds}-tau{c.steps}-R{c.every}"
+        dealt = "" if c.split == IID else f"-{c.split}".replace(":", "-")
+        kind = f"{c.set}-by{c.shrink}{dealt}-T{c.rounds}-tau{c.steps}-R{c.every}"
         file = f"{kind}-{name.replace(' ', '-').replace(',', '')}-{rate:g}-{penalty:g}-seed{seed}"
         kept = self.out / f"{file}.json"
         done: dict[str, Any]
@@ -177,7 +180,11 @@ class Lab:
         settings = FedDIPSettings.fedavg(fraction=FRACTION, decay=DECAY)
         if ROWS[name]:
             settings = FedDIPSettings(FRACTION, DECAY, every=c.every, penalty=penalty, **ROWS[name])
-        parts = images.evenly(self.data.train.targets, CLIENTS, seed=seed)
+        targets = self.data.train.targets
+        if c.split == IID:
+            parts = images.evenly(targets, CLIENTS, seed=seed)
+        else:
+            parts = split_images(c.split, targets.numpy(), boxes=CLIENTS, seed=seed)
         clients = []
         for k, part in enumerate(parts):
             own = self.data.train.take(part)
@@ -227,18 +234,18 @@ def _print(rows: dict[str, dict[str, Any]], chosen: Any, out: Path) -> None:
         lines += ["", f"Sparse uploads gave the model of dense uploads bit by bit: {word}."]
     lines += [
         "",
-        f"{chosen.set} with a side {chosen.shrink} times smaller, {CLIENTS} clients with equal "
-        f"random parts, {FRACTION:g} of them in each of {chosen.rounds} rounds, {chosen.steps} "
+        f"{chosen.set} with a side {chosen.shrink} times smaller, {CLIENTS} clients, split "
+        f"{chosen.split}, {FRACTION:g} of them in each of {chosen.rounds} rounds, {chosen.steps} "
         f"steps of {BATCH} images, a mask every {chosen.every} rounds; {chosen.seeds} seeds. "
-        f"Chosen on validation images with seed 0: the rate of FedAvg among {_words(RATES)}, that "
-        f"of FedDIP among {_words(SPARSE_RATES)}, its penalty among {_words(PENALTIES)}.",
+        f"Chosen on validation images with seed 0: the rate among {_words(RATES)}, FedDIP's "
+        f"penalty among {_words(sorted(PENALTIES))}.",
     ]
     report({"benchmark": "feddip", "rows": rows, "same": same}, lines, as_json=chosen.json)
     if chosen.append:
         append_results("FedAvg and FedDIP", lines)
 
 
-def _words(numbers: tuple[float, ...]) -> str:
+def _words(numbers: Sequence[float]) -> str:
     return ", ".join(f"{number:g}" for number in numbers)
 
 
