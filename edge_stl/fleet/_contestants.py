@@ -219,7 +219,7 @@ def _federated(settings: Callable[[Effort], FedDIPSettings]) -> Run:
                 k,
                 _Counting(study.problem(box), count),
                 local,
-                images=len(box.train),
+                images=sum(box.train_counts),
                 seed=study.seed,
             )
             for k, box in enumerate(study.boxes)
@@ -261,7 +261,7 @@ CONTESTANTS: dict[str, Contestant] = {
                 seat, problem, local, ChocoSettings(share=effort.kept, gamma=chosen["gamma"])
             )
         ),
-        grid={"gamma": (0.2, 0.4, 0.8)},
+        grid={"gamma": (0.2, 0.4, 0.8, 1.0)},
     ),
     "jwins": Contestant(
         "JWINS",
@@ -274,7 +274,7 @@ CONTESTANTS: dict[str, Contestant] = {
                 seat, problem, local, NGCSettings(gamma=chosen["gamma"])
             )
         ),
-        grid={"gamma": (0.5, 1.0)},
+        grid={"gamma": (0.1, 0.5, 1.0)},
     ),
     "compngc": Contestant(
         "CompNGC",
@@ -283,7 +283,7 @@ CONTESTANTS: dict[str, Contestant] = {
                 seat, problem, local, NGCSettings(gamma=chosen["gamma"])
             )
         ),
-        grid={"gamma": (0.5, 1.0)},
+        grid={"gamma": (0.1, 0.5, 1.0)},
     ),
     "pca": Contestant("PCA of gradients", timed(_pca)),
     "fedavg": Contestant("FedAvg", _federated(lambda _effort: FedDIPSettings.fedavg())),

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from edge_stl.branch import Minibatches
+from device_agent.cotrain._problem import BranchProblem
 from edge_stl.cli import main
 from edge_stl.cotrain import FRAME_BYTES, HEADER_BYTES
 from edge_stl.errors import UsageError
@@ -197,31 +198,56 @@ def test_every_method_starts_from_the_same_numbers(study: Study):
     assert torch.equal(study.problem(study.boxes[1]).start(), study.start)
 
 
+def test_a_comparison_that_first_asks_a_kept_model_starts_from_the_same_numbers(study: Study):
+    fresh = replace(study)
+    fresh.branch_file(torch.zeros_like(study.start), 0)
+
+    assert torch.equal(fresh.start, study.start)
+
+
 def test_minibatches_are_a_pure_function_of_the_step(study: Study):
     box = study.boxes[0]
-    first = [box.batch(step) for step in range(2 * box.steps)]
-    for step in (3, 0, 2 * box.steps - 1):
+    first = [box.batch(step) for step in range(2 * box.count)]
+    for step in (3, 0, 2 * box.count - 1):
         bands, targets = box.batch(step)
         assert torch.equal(bands, first[step][0])
         assert torch.equal(targets, first[step][1])
-    assert all(len(targets) == 4 for _, targets in first)
-    assert not torch.equal(first[0][0], first[box.steps][0])
+    assert {len(targets) for _, targets in first} <= {3, 4}
+    assert not torch.equal(first[0][0], first[box.count][0])
 
 
-def test_an_epoch_of_minibatches_has_every_image_once(study: Study):
-    hand, plan = study.hands[0], study.plan
-    images = Minibatches(
-        study.archive.pixels[hand],
-        np.arange(len(hand)) % 3,
-        plan=plan,
-        branch_name=study.branch,
-        size=2,
-        seed=1,
-    )
-    order = np.concatenate([images.batch(step)[1].numpy() for step in range(images.steps)])
+def test_a_box_sees_in_compare_what_it_sees_in_cotrain(study: Study):
+    for hand, box in zip(study.hands, study.boxes, strict=True):
+        real = BranchProblem(
+            study.archive.pixels[hand],
+            study.archive.labels[hand],
+            plan=study.plan,
+            branch=study.branch,
+            batch=study.batch,
+            seed=study.seed,
+        )
+        own, other = study.problem(box), real.branch.minibatches
+        assert torch.equal(own.start(), real.start())
+        for step in range(2 * box.count + 1):
+            (bands, targets), (theirs, classes) = own.batch(step), real.batch(step)
+            assert torch.equal(bands, theirs)
+            assert torch.equal(targets, classes)
+            gradient, loss = own.gradient(study.start, (bands, targets))
+            same, cost = real.gradient(study.start, (theirs, classes))
+            assert torch.equal(gradient, same)
+            assert loss == cost
+        assert np.array_equal(box.held_back()[1], real.held_back)
+        assert np.array_equal(
+            study.logits(study.start, box.held_back()[0]), real.held_back_answers()
+        )
+        assert box.train_counts == other.train_counts
+        assert box.validation_counts == other.validation_counts
 
-    expected = np.bincount((np.arange(len(hand)) % 3)[images.train], minlength=3)
-    assert np.abs(np.bincount(order, minlength=3) - expected).sum() <= 1  # an odd one is left over
+
+def test_a_box_that_holds_nothing_back_answers_nothing(study: Study):
+    assert study.logits(
+        study.start, study.boxes[0].bands(np.zeros((0, 16, 16, 3), np.uint8))
+    ).shape == (0, 3)
 
 
 def test_methods_come_in_the_order_of_the_table():
