@@ -35,7 +35,7 @@ from edge_stl.cotrain import (
     run_server,
     run_together,
 )
-from edge_stl.fleet._study import Labelled, Study
+from edge_stl.fleet._study import Study
 
 
 Chosen = Mapping[str, float]
@@ -92,12 +92,6 @@ class Outcome:
     seconds: float = 0.0
     apart: bool = False
 
-    def accuracy(self, study: Study, asked: Labelled) -> float:
-        """Return the accuracy 0..1 of what an operator gets."""
-        if self.apart:
-            return study.apart(self.vectors, asked)[0]
-        return study.one_branch(self.vectors[0], asked)
-
 
 Run = Callable[[Study, Effort, Chosen], Outcome]
 
@@ -111,7 +105,7 @@ class Contestant:
         run: trains.
         grid: what is chosen from beside the rate.
         moved: what leaves the boxes beside messages: ``files``, a branch file of each box;
-            ``file``, one for all; ``images``.
+            ``file``, one for all; ``images``; ``nothing``.
     """
 
     title: str
