@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load, save as pack
 from torch import Tensor
 
 from edge_stl.durable import discard_record, read_record, write_durably, write_record
@@ -76,7 +76,7 @@ class Runs:
 
     def keep_model(self, key: str, vectors: tuple[Tensor, ...]) -> None:
         """Keep the models ``(P,)`` of a training."""
-        write_record(self._model(key), save({"vectors": torch.stack(vectors)}))
+        write_record(self._model(key), pack({"vectors": torch.stack(vectors)}))
 
     def model(self, key: str) -> tuple[Tensor, ...] | None:
         """Return the models ``(P,)`` of a training; None where they are not kept."""
