@@ -15,7 +15,7 @@ from benchmarks._common import guarded, parser, report, whole
 from benchmarks._data import image_folders
 from edge_stl.durable import write_durably
 from edge_stl.fleet._compare import Comparison, compare
-from edge_stl.fleet._compare_page import COLUMNS, as_csv, picture, table_rows
+from edge_stl.fleet._compare_page import COLUMNS, as_csv, edge_line, picture, table_rows
 from edge_stl.fleet._contestants import CONTESTANTS
 from edge_stl.fleet._split import read_split
 from edge_stl.plan import new_plan
@@ -72,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_durably(out / "compare.png", picture(document))
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in table_rows(document)]
+    edge = edge_line(document)
+    if edge is not None:
+        lines += ["", edge]
     report(document, lines, as_json=given.json)
 
 

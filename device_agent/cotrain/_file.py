@@ -16,13 +16,13 @@ from exporter.manifest import Cotrained, Images, Manifest, TrainingRecord, Valid
 if TYPE_CHECKING:
     from torch import nn
 
-    from edge_stl.branch import SharedBranch
+    from edge_stl.branch import Trainer
 
 _MOST_LOSS = 28.0  # of a manifest; chance among 10,000 classes is 9.2
 
 
 def group_file(
-    branch: "SharedBranch",
+    branch: "Trainer",
     run: Run,
     counts: Counts,
     scores: Scores,

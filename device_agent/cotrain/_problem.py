@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edge_stl.branch import Settings, SharedBranch
+from edge_stl.branch import Settings, Trainer
 from edge_stl.branch._pixels import Pixels
 from edge_stl.cotrain import Batch, ModuleProblem
 from edge_stl.errors import UsageError
@@ -47,9 +47,9 @@ class BranchProblem(ModuleProblem):
         before: Callable[[], object] = lambda: None,
     ) -> None:
         settings = Settings.from_plan(plan, batch_size=batch, seed=seed)
-        self.branch = SharedBranch(images, labels, plan=plan, branch_name=branch, settings=settings)
+        self.branch = Trainer(images, labels, plan=plan, branch_name=branch, settings=settings)
         self._before = before
-        super().__init__(self.branch.module, self.branch.minibatch)
+        super().__init__(self.branch.module, self.branch.minibatches.batch)
 
     def batch(self, step: int) -> Batch:
         """Return the minibatch of a step."""
@@ -60,6 +60,21 @@ class BranchProblem(ModuleProblem):
         """Return the gradient ``(P,)`` of the mean loss at a vector, and the loss."""
         self._before()
         return super().gradient(vector, batch)
+
+    @property
+    def held_back(self) -> NDArray[np.int64]:
+        """Return the classes ``(n,)`` of the images held back for validation."""
+        images = self.branch.minibatches
+        return images.labels[images.validation]
+
+    def held_back_answers(self) -> NDArray[np.float32]:
+        """Return the network's logits ``(n, K)`` of the images held back, as it is now."""
+        images, size = self.branch.minibatches, self.branch.largest_evaluation
+        parts = [
+            self.branch.answers(np.asarray(images.images[images.validation[i : i + size]]))
+            for i in range(0, len(images.validation), size)
+        ]
+        return np.concatenate([np.zeros((0, len(self.branch.plan.classes)), np.float32), *parts])
 
 
 def refuse_batch_norm(plan: Plan, branch: Branch) -> None:

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from device_agent import checkpoint
@@ -153,7 +152,6 @@ class _Box:
         except UsageError:
             meeting.leave()
             raise
-        branch = self._problem.branch
         parameters = sum(shape.numel() for shape in self._problem.shapes)
         # The first box sends what all gave, where the method gathers.
         copies = len(group.boxes) if run.method == "pca" else 2
@@ -171,7 +169,7 @@ class _Box:
         )
         try:
             seat = Seat(self._rank, run.graph.neighbours[self._rank], group.seed)
-            counts = self._counts()
+            counts = self._problem.branch.minibatches.train_counts
             engine = make_engine(run, seat, self._problem, exchange, images=sum(counts))
             left = saved.load(start)
             if left is not None:
@@ -195,7 +193,7 @@ class _Box:
                 classes=len(self._job.plan.classes),
                 floor=self._job.plan.privacy.min_count,
                 answer=self._answer,
-                held_back=branch.held_back,
+                held_back=self._problem.held_back,
                 write=self._write,
                 hub=group.boxes[0] if run.method in ("fedavg", "feddip") else None,
             )
@@ -217,14 +215,6 @@ class _Box:
             "rounds": list(rounds),
         }
 
-    def _counts(self) -> tuple[int, ...]:
-        """Return training images per class, as published."""
-        floor, classes = self._job.plan.privacy.min_count, len(self._job.plan.classes)
-        held = torch.bincount(
-            torch.from_numpy(self._problem.branch.training), minlength=classes
-        ).tolist()
-        return tuple(max(n, floor) if n else 0 for n in held)
-
     # -- on the way -----------------------------------------------------------------------------
 
     def _look_up(self) -> None:
@@ -234,7 +224,7 @@ class _Box:
 
     def _tell(self, done: int, loss: float) -> None:
         group = self._run.group
-        epoch = done * group.steps // max(1, self._problem.branch.batches)
+        epoch = done * group.steps // self._problem.branch.minibatches.count
         self._reporter.training(group.branch, done, group.rounds, epoch, loss)
 
     # -- the end --------------------------------------------------------------------------------
@@ -242,7 +232,7 @@ class _Box:
     def _answer(self, mean: Tensor) -> Any:
         self._problem.load(mean)
         self._pulse.tick()
-        return self._problem.branch.held_back_answers()
+        return self._problem.held_back_answers()
 
     def _write(
         self, mean: Tensor, counts: Counts, scores: Scores, members: Sequence[int]

@@ -12,7 +12,6 @@ from edge_stl.branch._module import (
 )
 from edge_stl.branch._own import build_own as build_own, own_identity as own_identity
 from edge_stl.branch._own_export import need_exporter as need_exporter
-from edge_stl.branch._shared import SharedBranch as SharedBranch
 from edge_stl.branch._trainer import Trainer as Trainer
 from edge_stl.branch._whole import (
     branch_modules as branch_modules,

@@ -13,23 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge_stl.bands import bank, sharpness
-from edge_stl.branch import _augment
+from edge_stl.bands import sharpness
 from edge_stl.branch._calibrate import class_mean_log_loss, fit_temperature
 from edge_stl.branch._facts import Settings, Trained
+from edge_stl.branch._minibatches import Minibatches
 from edge_stl.branch._network import Network
-from edge_stl.branch._optimizer import adamw, batch_size, one_cycle
+from edge_stl.branch._optimizer import adamw, one_cycle
 from edge_stl.branch._pixels import Pixels
-from edge_stl.branch._split import split_validation
 from edge_stl.branch._whole import first_misfit
-from edge_stl.errors import CheckError, DataError, ran_out_of_memory
+from edge_stl.errors import CheckError, ran_out_of_memory
 from edge_stl.fusion import Member, member_probabilities
-from edge_stl.layers import Analysis
 from edge_stl.plan import Plan
-
-
-_EVALUATION_BATCH = 256
-_AT_ONCE = 1 << 22  # values of images as float32: 256 images of 64 px, a dozen of 336 px
 
 
 class Trainer:
@@ -48,7 +42,7 @@ class Trainer:
         branch: the branch.
         native_resolution: rows and columns of the images.
         settings: how it is trained.
-        batch_size: images per step, nearly.
+        minibatches: what it sees, step by step, and what is held back.
         micro_batch: images that go through the network at the same time, so that a step fits into
             little memory; the step is that of the whole batch all the same. None: all of them.
         steps_done: optimizer steps so far.
@@ -68,44 +62,39 @@ class Trainer:
         settings: Settings,
     ) -> None:
         self.settings = settings
-        self._images, self._labels, self.plan = images, labels, plan
-        self._train, self._validation = split_validation(
-            labels, share=plan.training.validation, seed=settings.seed
+        self.plan = plan
+        self.minibatches = Minibatches(
+            images,
+            labels,
+            plan=plan,
+            branch_name=branch_name,
+            size=settings.batch_size,
+            seed=settings.seed,
+            device=settings.device,
         )
-        if len(self._train) < 2:  # noqa: PLR2004  (batch norm needs two)
-            raise DataError(
-                f"branch {branch_name}: {len(self._train)} training images; at least 2 are needed. "
-                "Add images"
-            )
-        counts = np.bincount(labels[self._train], minlength=len(plan.classes))
+        counts = np.bincount(labels[self.minibatches.train], minlength=len(plan.classes))
         self._seen = np.flatnonzero(counts)
         self.branch = plan.branch(branch_name)
         self.native_resolution = images.shape[1]
         self._device = torch.device(settings.device)
-        filters = bank(
-            plan.bank,
-            native_level=plan.native_level(self.native_resolution),
-            bands=self.branch.bands,
-        )
-        self._analysis = Analysis(filters, resolution=self.native_resolution).to(self._device)
         self._network = Network(plan, self.branch, device=self._device, seed=settings.seed)
         self._module = self._network.module
         self._optimizer = adamw(self._module, settings)
         self._seen_index = torch.from_numpy(self._seen).to(self._device)
-        self.batch_size = settings.batch_size or batch_size(len(self._train))
         self.micro_batch: int | None = None
-        self._batches = math.ceil(len(self._train) / self.batch_size)
         self.steps_done = 0
-        self.steps_total = self._batches * settings.epochs
-        self._epoch = -1
-        self._order: list[NDArray[np.int64]] = []
-        self._draws: _augment.Draws | None = None
+        self.steps_total = self.minibatches.count * settings.epochs
         self._answers = np.zeros((0, len(plan.classes)), np.float32)
+
+    @property
+    def batch_size(self) -> int:
+        """Return the images per step, nearly."""
+        return self.minibatches.size
 
     @property
     def epoch(self) -> int:
         """Return the epoch that the next step belongs to, from 0."""
-        return self.steps_done // self._batches
+        return self.steps_done // self.minibatches.count
 
     @property
     def finished(self) -> bool:
@@ -128,8 +117,7 @@ class Trainer:
         Raises:
             CheckError: the loss is not finite.
         """
-        self._enter(self.epoch)
-        loss = self._learn(self._order[self.steps_done % self._batches])
+        loss = self._learn(self.minibatches.index(self.steps_done))
         self.steps_done += 1
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -141,9 +129,8 @@ class Trainer:
 
     def _learn(self, index: NDArray[np.int64]) -> Tensor:
         """Take a step on some images and return its loss."""
-        assert self._draws is not None  # noqa: S101  (drawn on entering the epoch)
-        inputs = self._bands(_augment.apply(self._images, index, self._draws))
-        targets = np.searchsorted(self._seen, self._labels[index])
+        inputs = self.minibatches.inputs(index, at_once=self.micro_batch)
+        targets = np.searchsorted(self._seen, self.minibatches.labels[index])
         rate = self.settings.learning_rate * one_cycle(self.steps_done, self.steps_total)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
@@ -161,22 +148,23 @@ class Trainer:
 
         It takes the memory of a real one. Only for a trainer that is thrown away after.
         """
-        self._enter(self.epoch)
-        self._learn(np.concatenate(self._order)[:images])
+        self.minibatches.enter(self.epoch)
+        self._learn(np.concatenate(self.minibatches.order)[:images])
 
     def rehearse_answers(self) -> None:
         """Answer on as many validation images as `finish` answers on at the same time."""
-        self.answers(np.asarray(self._images[self._validation[: self._at_once]]))
+        images = self.minibatches
+        self.answers(np.asarray(images.images[images.validation[: self._at_once]]))
 
     @property
     def largest_batch(self) -> int:
         """Return how many images the largest step sees: the batch size, or a few less."""
-        return math.ceil(len(self._train) / self._batches)
+        return math.ceil(len(self.minibatches.train) / self.minibatches.count)
 
     @property
     def largest_evaluation(self) -> int:
         """Return how many images at most `finish` answers on at the same time, at least 1."""
-        return max(1, min(_EVALUATION_BATCH, self._most_floats, len(self._validation)))
+        return max(1, min(self.minibatches.at_once(), len(self.minibatches.validation)))
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of a batch in nats, a scalar: cross-entropy over the seen classes.
@@ -189,51 +177,10 @@ class Trainer:
             logits, targets, label_smoothing=self.settings.label_smoothing
         )
 
-    def _enter(self, epoch: int) -> None:
-        """Draw the order of the images and their changes for an epoch."""
-        if epoch == self._epoch:
-            return
-        order = np.random.default_rng([self.settings.seed, 2, epoch]).permutation(self._train)
-        # Nearly equal batches: a last batch of one image would break batch norm.
-        self._order = np.array_split(order, self._batches)
-        self._draws = _augment.draw(
-            np.random.default_rng([self.settings.seed, 3, epoch]),
-            len(self._labels),
-            side=self.native_resolution,
-            shift=self.plan.augment.shift,
-            flip=self.plan.augment.flip,
-        )
-        self._epoch = epoch
-
-    def _bands(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """Return the branch's input ``(n, C * B, h, w)`` of pixels ``(n, r, r, C)``."""
-        # A few images at a time: floats of large images are many times their bands.
-        whole = torch.from_numpy(pixels)
-        bands: Tensor | None = None
-        for start in range(0, len(whole), self._at_once):
-            part = whole[start : start + self._at_once].to(self._device).permute(0, 3, 1, 2)
-            made: Tensor = self._analysis(part.contiguous().float().div_(255))
-            if bands is None:
-                shape = (len(whole), *made.shape[1:])
-                bands = torch.empty(
-                    shape,
-                    dtype=made.dtype,
-                    device=made.device,
-                    memory_format=torch.channels_last,
-                )
-            bands[start : start + self._at_once] = made
-        assert bands is not None  # noqa: S101  (nobody asks about no image)
-        return bands
-
     @property
     def _at_once(self) -> int:
         """Return how many images may be floats at the same time."""
-        most = _EVALUATION_BATCH if self.micro_batch is None else self.micro_batch
-        return min(most, self._most_floats)
-
-    @property
-    def _most_floats(self) -> int:
-        return max(1, _AT_ONCE // math.prod(self._images.shape[1:]))
+        return self.minibatches.at_once(self.micro_batch)
 
     # -- stopping and going on ------------------------------------------------------------------
 
@@ -286,7 +233,7 @@ class Trainer:
 
     def _checked_answers(self, tensor: Tensor) -> NDArray[np.float32]:
         answers: NDArray[np.float32] = tensor.numpy()
-        most, classes = len(self._validation), len(self.plan.classes)
+        most, classes = len(self.minibatches.validation), len(self.plan.classes)
         if answers.dtype != np.float32 or answers.shape[1:] != (classes,) or len(answers) > most:
             raise ValueError(f"answers {answers.dtype} {answers.shape}")
         return answers
@@ -322,14 +269,15 @@ class Trainer:
         """Return logits ``(n, K)`` of images ``(n, r, r, C)`` at the native resolution."""
         size = self._at_once
         parts = [
-            self.logits(self._bands(images[i : i + size])) for i in range(0, len(images), size)
+            self.logits(self.minibatches.bands(images[i : i + size], at_once=size))
+            for i in range(0, len(images), size)
         ]
         return np.concatenate([np.zeros((0, len(self.plan.classes)), np.float32), *parts])
 
     @property
     def answered(self) -> tuple[int, int]:
         """Return how many validation images the finished network has answered, and of how many."""
-        return len(self._answers), len(self._validation)
+        return len(self._answers), len(self.minibatches.validation)
 
     def answer_some(self) -> None:
         """Answer the next few validation images; `state` keeps what was answered.
@@ -338,20 +286,15 @@ class Trainer:
         """
         at = len(self._answers)
         # always the same groups: how many images are computed together may change last digits
-        part = self._validation[at : at + self._at_once]
-        self._answers = np.concatenate(
-            [self._answers, self.answers(np.asarray(self._images[part]))]
-        )
+        part = self.minibatches.validation[at : at + self._at_once]
+        pixels = np.asarray(self.minibatches.images[part])
+        self._answers = np.concatenate([self._answers, self.answers(pixels)])
 
     def finish(self) -> Trained:
         """Fit the temperature, score the validation images and fold the numbers."""
         floor = self.plan.privacy.min_count
-        classes = len(self.plan.classes)
-        train = np.bincount(self._labels[self._train], minlength=classes)
-        held = np.bincount(self._labels[self._validation], minlength=classes)
-        train_counts = tuple(max(int(n), floor) if n else 0 for n in train)
-        held_counts = tuple(max(int(n), floor) if n else 0 for n in held)
-        labels = self._labels[self._validation]
+        labels = self.minibatches.labels[self.minibatches.validation]
+        train_counts = self.minibatches.train_counts
         while self.answered[0] < self.answered[1]:
             self.answer_some()
         logits = self._answers
@@ -365,12 +308,12 @@ class Trainer:
             parameters=parameters,
             graph=graph,
             train_counts=train_counts,
-            validation_counts=held_counts,
+            validation_counts=self.minibatches.validation_counts,
             temperature=temperature,
             accuracy=accuracy,
             log_loss=float(f"{loss:.6g}"),
             sharpness=sharpness(
-                self._images,
+                self.minibatches.images,
                 coarser=[r for r in self.plan.resolutions if r < self.native_resolution],
             ),
         )

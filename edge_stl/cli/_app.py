@@ -126,7 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail(Interrupted(_STOPPED), debug=debug)
     except Exception as error:  # noqa: BLE001  (the last door: a person gets a line, not a traceback)
-        if asked:  # some libraries turn what a signal raises in them into an error of their own
+        # some libraries turn what a signal raises in them into an error of their own
+        if asked and not isinstance(error, Interrupted):
             return _fail(Interrupted(_STOPPED), debug=debug)
         return _fail(error if isinstance(error, EdgeStlError) else _known(error), debug=debug)
 

@@ -79,7 +79,7 @@ def compare(
 
     from edge_stl.durable import write_durably
     from edge_stl.fleet._compare import Comparison, compare as run
-    from edge_stl.fleet._compare_page import COLUMNS, as_csv, picture, table_rows
+    from edge_stl.fleet._compare_page import COLUMNS, as_csv, edge_line, picture, table_rows
     from edge_stl.fleet._split import read_split
     from edge_stl.plan import read_plan
 
@@ -116,6 +116,9 @@ def compare(
         print_json(document)
         return
     print_table("", COLUMNS, table_rows(document), left=1)
+    edge = edge_line(document)
+    if edge is not None:
+        print_line(edge)
     print_line(
         f"{out / 'compare.png'}: accuracy over bytes; compare.csv and results.json beside it"
     )

@@ -3,22 +3,21 @@
 import itertools
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from device_agent.cotrain._problem import refuse_batch_norm
 from edge_stl.cotrain import Graph
 from edge_stl.durable import make_folder, write_durably
-from edge_stl.errors import DataError, UsageError
-from edge_stl.fleet._contestants import CONTESTANTS, SAME_RUN, Chosen, Contestant, Effort, Outcome
+from edge_stl.errors import DataError, Interrupted, UsageError
+from edge_stl.fleet._compare_bench import Bench, text_of, training_of
+from edge_stl.fleet._compare_runs import Runs
+from edge_stl.fleet._contestants import CONTESTANTS, Chosen, Contestant, Effort
 from edge_stl.fleet._split import IID, Split
 from edge_stl.fleet._study import Archive, Study, read_images
 from edge_stl.plan import Plan, nearest, plan_toml
-
-
-_RUNS = "runs.json"
 
 
 @dataclass(frozen=True)
@@ -82,39 +81,6 @@ class Comparison:
         }
 
 
-@dataclass
-class _Runs:
-    """Finished runs of a folder, so that a stopped comparison goes on where it was."""
-
-    path: Path
-    facts: dict[str, Any]
-    done: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def open(self) -> None:
-        if not self.path.is_file():
-            return
-        try:
-            document = json.loads(self.path.read_bytes())
-            facts, done = document["facts"], document["runs"]
-        except (OSError, ValueError, KeyError, TypeError):
-            raise UsageError(
-                f"{self.path}: cannot be read as the runs of a comparison. Delete it, or choose "
-                "another -o"
-            ) from None
-        if facts != self.facts:
-            different = sorted(k for k in self.facts if facts.get(k) != self.facts[k])
-            raise UsageError(
-                f"{self.path}: of a comparison with other {', '.join(different)}; expected the "
-                "same. Choose another -o, or delete it"
-            )
-        self.done = done
-
-    def keep(self, key: str, row: dict[str, Any]) -> None:
-        self.done[key] = row
-        document = {"facts": self.facts, "runs": self.done}
-        write_durably(self.path, json.dumps(document, indent=1).encode())
-
-
 def check_methods(methods: Sequence[str]) -> tuple[str, ...]:
     """Return the methods in the order of the table.
 
@@ -148,6 +114,7 @@ def compare(
     Raises:
         DataError: images cannot be used.
         UsageError: the settings do not fit the plan, or ``out`` holds another comparison.
+        Interrupted: a signal asked to stop; the same call goes on.
     """
     methods = check_methods(what.methods)
     choices = [b.name for b in what.plan.branches]
@@ -163,13 +130,13 @@ def compare(
     tests = None
     if what.test is not None:
         tests = read_images(what.plan, what.test, what.out / "cache" / "test", told=told)
-    facts = what.settings() | {
+    # Without the rates: with others, those that were tried are not tried again.
+    facts = {key: value for key, value in what.settings().items() if key != "rates"} | {
         "edges": [list(row) for row in graph.neighbours],
         "images": archive.digest,
         "test": None if tests is None else tests.digest,
     }
-    runs = _Runs(what.out / _RUNS, facts)
-    runs.open()
+    runs = Runs(what.out, facts)
     write_durably(what.out / "plan.toml", plan_toml(what.plan).encode())
     studies = [_deal(what, archive, tests, seed) for seed in range(what.seeds)]
     if not len(studies[0].validation[1]):
@@ -179,13 +146,26 @@ def compare(
             "more images or fewer boxes"
         )
     total = sum(len(_grid(what, CONTESTANTS[m])) + what.seeds - 1 for m in methods)
-    at = itertools.count(1)
+    begun = 0
 
     def step(label: str) -> None:
+        nonlocal begun
+        begun += 1
         if progress is not None:
-            progress(label, next(at), total)
+            progress(label, begun, total)
 
-    rows = [_one_method(what, name, studies, effort, runs, step) for name in methods]
+    bench = Bench(studies, effort, runs, step)
+    rows = []
+    try:
+        for place, name in enumerate(methods):
+            rows.append(_one_method(bench, name, _grid(what, CONTESTANTS[name])))
+            if training_of(name) not in map(training_of, methods[place + 1 :]):
+                runs.forget_models(training_of(name))
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"{what.out}: stopped; {max(0, begun - 1)} of {total} runs are done and kept. The same "
+            "command goes on there"
+        ) from None
     document = {"settings": what.settings() | {"seeds": what.seeds}, "methods": rows}
     write_durably(what.out / "results.json", json.dumps(document, indent=1).encode())
     return document
@@ -210,112 +190,48 @@ def _grid(what: Comparison, contestant: Contestant) -> list[dict[str, float]]:
     return [dict(zip(names, row, strict=True)) for row in values]
 
 
-def _one_method(
-    what: Comparison,
-    name: str,
-    studies: Sequence[Study],
-    effort: Effort,
-    runs: _Runs,
-    step: Callable[[str], None],
-) -> dict[str, Any]:
-    """Choose the settings on the validation images of the first seed, then run all seeds."""
+def _one_method(bench: Bench, name: str, grid: Sequence[Chosen]) -> dict[str, Any]:
+    """Choose the settings on the validation images of the first seed, then ask all seeds."""
     tried = []
-    for chosen in _grid(what, CONTESTANTS[name]):
-        step(f"{name} {_text(chosen)}")
-        tried.append((_run(name, studies[0], 0, effort, chosen, runs), chosen))
+    for chosen in grid:
+        bench.step(f"{name} {text_of(chosen)}")
+        tried.append((bench.tried(name, 0, chosen), chosen))
     # The first of equals: a smaller rate, which comes first, is the safer one.
     best, chosen = max(tried, key=lambda pair: pair[0]["validation"])
-    rows = [best]
-    for seed, study in enumerate(studies[1:], start=1):
-        step(f"{name} seed {seed}")
-        rows.append(_run(name, study, seed, effort, chosen, runs))
+    rows = [best | bench.asked(name, 0, chosen)]
+    nodes = bench.studies[0].nodes
+    for seed in range(1, len(bench.studies)):
+        bench.step(f"{name} seed {seed}")
+        rows.append(bench.tried(name, seed, chosen) | bench.asked(name, seed, chosen))
     accuracies = [row["accuracy"] for row in rows]
+    training, files, seconds = (
+        statistics.fmean(row[key] for row in rows)
+        for key in ("bytes_training", "bytes_files", "seconds")
+    )
     return {
         "method": name,
         "title": CONTESTANTS[name].title,
         "chosen": dict(chosen),
+        "at_edge": at_edge(grid, chosen),
         "tried": [{**c, "validation": row["validation"]} for row, c in tried],
         "accuracy": statistics.fmean(accuracies),
         "accuracy_std": statistics.stdev(accuracies) if len(rows) > 1 else 0.0,
         "accuracies": accuracies,
-        **{
-            key: statistics.fmean(row[key] for row in rows)
-            for key in ("bytes_total", "bytes_per_box", "bytes_training", "bytes_files")
-        },
+        "bytes_total": training + files,
+        "bytes_per_box": (training + files) / nodes,
+        "bytes_training": training,
+        "bytes_files": files,
         "ledger": best["ledger"],
         "gradients_per_box": best["gradients"],
-        "seconds": statistics.fmean(row["seconds"] for row in rows),
+        "seconds": seconds,
     }
 
 
-def _text(chosen: Mapping[str, float]) -> str:
-    return " ".join(f"{key} {value:g}" for key, value in chosen.items())
-
-
-def _run(
-    name: str, study: Study, seed: int, effort: Effort, chosen: Chosen, runs: _Runs
-) -> dict[str, Any]:
-    """Return the row of one run, from the folder where it was finished before."""
-    key = f"{name} {seed} {_text(chosen)}"
-    if key in runs.done:
-        return runs.done[key]
-    shared = SAME_RUN.get(name)
-    other = None if shared is None else runs.done.get(f"{shared} {seed} {_text(chosen)}")
-    row = _alone_of(other) if other is not None else _row(name, study, effort, chosen, runs, seed)
-    runs.keep(key, row)
-    return row
-
-
-def _alone_of(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the row of the boxes alone, from that of their ensemble."""
-    nothing = dict.fromkeys(("bytes_total", "bytes_per_box", "bytes_files"), 0)
-    means = {"validation": row["alone_validation"], "accuracy": row["alone"]}
-    return {**row, **nothing, **means}
-
-
-def _row(
-    name: str, study: Study, effort: Effort, chosen: Chosen, runs: _Runs, seed: int
-) -> dict[str, Any]:
-    contestant = CONTESTANTS[name]
-    outcome = contestant.run(study, effort, chosen)
-    training = outcome.ledger.total.total
-    row: dict[str, Any] = {
-        "bytes_training": training,
-        "ledger": {k: v for k, v in outcome.ledger.to_json().items() if k == "total"},
-        "gradients": outcome.gradients,
-        "seconds": round(outcome.seconds, 3),
-    }
-    if outcome.apart:
-        row |= _apart(study, outcome, runs.path.parent / "branches" / f"seed{seed}")
-        files = row.pop("file_bytes")
-    else:
-        row |= {
-            "validation": outcome.accuracy(study, study.validation),
-            "accuracy": outcome.accuracy(study, study.test),
-        }
-        files = len(study.branch_file(outcome.vectors[0], 0)[1])
-    moved = {"files": files, "file": files, "images": _image_bytes(study), "nothing": 0}
-    row["bytes_files"] = moved[contestant.moved]
-    row["bytes_total"] = training + row["bytes_files"]
-    row["bytes_per_box"] = row["bytes_total"] / study.nodes
-    return _alone_of(row) if name == "alone" else row
-
-
-def _apart(study: Study, outcome: Outcome, folder: Path) -> dict[str, Any]:
-    """Score branches of their own; the accuracy is that of the merged file in onnxruntime."""
-    fused, alone_validation = study.apart(outcome.vectors, study.validation)
-    _, alone = study.apart(outcome.vectors, study.test)
-    accuracy, size = study.real_ensemble(outcome.vectors, folder)
-    return {
-        "validation": fused,
-        "accuracy": accuracy,
-        "alone": alone,
-        "alone_validation": alone_validation,
-        "file_bytes": size,
-    }
-
-
-def _image_bytes(study: Study) -> int:
-    """Return what sending all training images would cost, by the mean size of a file."""
-    mean = study.archive.image_bytes / len(study.archive.labels)
-    return round(mean * sum(len(hand) for hand in study.hands))
+def at_edge(grid: Sequence[Chosen], chosen: Chosen) -> list[str]:
+    """Return the settings whose chosen value is the smallest or the largest of several tried."""
+    ends = {name: sorted({row[name] for row in grid}) for name in chosen}
+    return [
+        name
+        for name, values in ends.items()
+        if len(values) > 1 and chosen[name] in (values[0], values[-1])
+    ]

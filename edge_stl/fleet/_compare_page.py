@@ -55,6 +55,15 @@ def table_rows(document: dict[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
+def edge_line(document: dict[str, Any]) -> str | None:
+    """Return a sentence on the methods that might do better beyond the values tried, if any."""
+    found = []
+    for m in document["methods"]:
+        ends = ", ".join(f"{name} {m['chosen'][name]:g}" for name in m["at_edge"])
+        found += [f"{m['title']} ({ends})"] if ends else []
+    return f"at the edge of what was tried: {'; '.join(found)}" if found else None
+
+
 def as_csv(document: dict[str, Any]) -> bytes:
     """Return one line per method, with a header."""
     file = io.StringIO()
@@ -104,7 +113,7 @@ def picture(document: dict[str, Any]) -> bytes:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: size_text(value)))
     axes.margins(x=0.08, y=0.08)
-    axes.set_xlabel("bytes that leave a box: messages of training, branch files, images")
+    axes.set_xlabel("bytes per box: messages of training, branch files, images")
     axes.set_ylabel("test accuracy in %")
     settings = document["settings"]
     axes.set_title(

@@ -35,7 +35,7 @@ from edge_stl.cotrain import (
     run_server,
     run_together,
 )
-from edge_stl.fleet._study import Labelled, Study
+from edge_stl.fleet._study import Study
 
 
 Chosen = Mapping[str, float]
@@ -92,12 +92,6 @@ class Outcome:
     seconds: float = 0.0
     apart: bool = False
 
-    def accuracy(self, study: Study, asked: Labelled) -> float:
-        """Return the accuracy 0..1 of what an operator gets."""
-        if self.apart:
-            return study.apart(self.vectors, asked)[0]
-        return study.one_branch(self.vectors[0], asked)
-
 
 Run = Callable[[Study, Effort, Chosen], Outcome]
 
@@ -111,7 +105,7 @@ class Contestant:
         run: trains.
         grid: what is chosen from beside the rate.
         moved: what leaves the boxes beside messages: ``files``, a branch file of each box;
-            ``file``, one for all; ``images``.
+            ``file``, one for all; ``images``; ``nothing``.
     """
 
     title: str
@@ -219,7 +213,7 @@ def _federated(settings: Callable[[Effort], FedDIPSettings]) -> Run:
                 k,
                 _Counting(study.problem(box), count),
                 local,
-                images=len(box.train),
+                images=sum(box.train_counts),
                 seed=study.seed,
             )
             for k, box in enumerate(study.boxes)
@@ -261,7 +255,7 @@ CONTESTANTS: dict[str, Contestant] = {
                 seat, problem, local, ChocoSettings(share=effort.kept, gamma=chosen["gamma"])
             )
         ),
-        grid={"gamma": (0.2, 0.4, 0.8)},
+        grid={"gamma": (0.2, 0.4, 0.8, 1.0)},
     ),
     "jwins": Contestant(
         "JWINS",
@@ -274,7 +268,7 @@ CONTESTANTS: dict[str, Contestant] = {
                 seat, problem, local, NGCSettings(gamma=chosen["gamma"])
             )
         ),
-        grid={"gamma": (0.5, 1.0)},
+        grid={"gamma": (0.1, 0.5, 1.0)},
     ),
     "compngc": Contestant(
         "CompNGC",
@@ -283,7 +277,7 @@ CONTESTANTS: dict[str, Contestant] = {
                 seat, problem, local, NGCSettings(gamma=chosen["gamma"])
             )
         ),
-        grid={"gamma": (0.5, 1.0)},
+        grid={"gamma": (0.1, 0.5, 1.0)},
     ),
     "pca": Contestant("PCA of gradients", timed(_pca)),
     "fedavg": Contestant("FedAvg", _federated(lambda _effort: FedDIPSettings.fedavg())),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from edge_stl.branch import (
     Minibatches,
     Settings,
     Trainer,
-    build_module,
     class_mean_log_loss,
     fit_temperature,
 )
@@ -162,8 +162,8 @@ class Study:
 
     @cached_property
     def boxes(self) -> tuple[Minibatches, ...]:
-        """Return the images of each box as the branch sees them."""
-        return tuple(self._minibatches(hand) for hand in self.hands)
+        """Return the images of each box, as `cotrain` sees them under the same seed."""
+        return tuple(trainer.minibatches for trainer in self._trainers)
 
     @cached_property
     def together(self) -> Minibatches:
@@ -176,39 +176,47 @@ class Study:
         plan = self.plan.model_copy(
             update={"training": self.plan.training.model_copy(update={"validation": 0.0})}
         )
-        return self._minibatches(train, plan)
-
-    def _minibatches(self, hand: NDArray[np.int64], plan: Plan | None = None) -> Minibatches:
         return Minibatches(
-            self.archive.pixels[hand],
-            self.archive.labels[hand],
-            plan=plan or self.plan,
+            self.archive.pixels[train],
+            self.archive.labels[train],
+            plan=plan,
             branch_name=self.branch,
             size=self.batch,
             seed=self.seed,
         )
 
     @cached_property
-    def module(self) -> nn.Sequential:
-        """Return the network, at its start; every box starts from the same numbers."""
-        branch = self.plan.branch(self.branch)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            return build_module(
-                self.plan.layers(branch),
-                channels=self.plan.band_channels(branch),
-                size=self.plan.band_size(branch),
+    def _trainers(self) -> tuple[Trainer, ...]:
+        settings = Settings.from_plan(self.plan, batch_size=self.batch, seed=self.seed)
+        return tuple(
+            Trainer(
+                self.archive.pixels[hand],
+                self.archive.labels[hand],
+                plan=self.plan,
+                branch_name=self.branch,
+                settings=settings,
             )
+            for hand in self.hands
+        )
 
     @cached_property
+    def _network(self) -> tuple[nn.Module, Tensor]:
+        """Return the network that all boxes share in turn, and its numbers at the start."""
+        module = self._trainers[0].module
+        return module, ModuleProblem(module, self.boxes[0].batch).start()
+
+    @property
     def start(self) -> Tensor:
-        """Return the numbers ``(P,)`` that every method starts from."""
-        return torch.cat([p.detach().reshape(-1) for p in self.module.parameters()])
+        """Return the numbers ``(P,)`` that every method starts from at every box."""
+        return self._network[1]
 
     def problem(self, images: Minibatches) -> ModuleProblem:
         """Return the problem of a node, at the common start."""
-        problem = ModuleProblem(self.module, images.batch)
-        problem.load(self.start)
+        return self._loaded(self.start, images)
+
+    def _loaded(self, vector: Tensor, images: Minibatches | None = None) -> ModuleProblem:
+        problem = ModuleProblem(self._network[0], (images or self.boxes[0]).batch)
+        problem.load(vector)
         return problem
 
     # -- scores ---------------------------------------------------------------------------------
@@ -234,12 +242,10 @@ class Study:
 
     def logits(self, vector: Tensor, bands: Tensor) -> NDArray[np.float32]:
         """Return what a model ``(P,)`` answers, ``(n, K)`` float32."""
-        ModuleProblem(self.module, self.boxes[0].batch).load(vector)
-        self.module.eval()
-        with torch.inference_mode():
-            parts = [self.module(bands[i : i + _AT_ONCE]) for i in range(0, len(bands), _AT_ONCE)]
-        out: NDArray[np.float32] = torch.cat(parts).numpy()
-        return out
+        self._loaded(vector)
+        answer = self._trainers[0].logits
+        parts = [answer(bands[i : i + _AT_ONCE]) for i in range(0, len(bands), _AT_ONCE)]
+        return np.concatenate([np.zeros((0, len(self.plan.classes)), np.float32), *parts])
 
     def one_branch(self, vector: Tensor, asked: Labelled) -> float:
         """Return the accuracy 0..1 of one branch that all boxes trained.
@@ -273,17 +279,9 @@ class Study:
 
     def branch_file(self, vector: Tensor, index: int) -> tuple[str, bytes]:
         """Return name and bytes of the branch file of one box."""
-        settings = Settings.from_plan(self.plan, seed=self.seed)
-        hand = self.hands[index]
-        trainer = Trainer(
-            self.archive.pixels[hand],
-            self.archive.labels[hand],
-            plan=self.plan,
-            branch_name=self.branch,
-            settings=settings,
-        )
-        ModuleProblem(self.module, self.boxes[0].batch).load(vector)
-        trainer.adopt(self.module)
+        trainer = self._trainers[index]
+        self._loaded(vector)
+        trainer.adopt(cast("nn.Sequential", self._network[0]))
         finished = finish_branch(trainer, box=f"box{index + 1:02d}", threads=1)
         return finished.file_name, finished.data
 

@@ -10,7 +10,7 @@ import torch
 from device_agent._cache_digest import digests_of
 from device_agent.pixels import PixelFile
 from edge_stl.bands import _sharpness
-from edge_stl.branch import Settings, Trainer, _augment, _trainer
+from edge_stl.branch import Settings, Trainer, _augment, _minibatches
 from edge_stl.plan import Plan, new_plan
 from edge_stl.testing import assert_parity
 
@@ -86,14 +86,14 @@ def test_an_array_and_a_file_give_the_same_bytes(
 def test_only_a_batch_is_asked_for_at_a_time(
     images: np.ndarray, trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ):
-    for room in (_trainer, _sharpness):
+    for room in (_minibatches, _sharpness):
         monkeypatch.setattr(room, "_AT_ONCE", 2 * SIDE * SIDE * 3)
     asked = Asked(images)
     job = trainer(asked)
     assert asked.counts == []
 
     run(job)
-    assert sum(asked.counts) == 2 * len(job._train)
+    assert sum(asked.counts) == 2 * len(job.minibatches.train)
     assert max(asked.counts) <= job.batch_size
 
     asked.counts.clear()
@@ -123,10 +123,10 @@ def test_bands_of_a_few_images_at_a_time_are_the_bands_of_all(
     values: int,
 ):
     job = trainer(images)
-    expected = job._bands(images[:12])
+    expected = job.minibatches.bands(images[:12])
 
-    monkeypatch.setattr(_trainer, "_AT_ONCE", values)
-    found = job._bands(images[:12])
+    monkeypatch.setattr(_minibatches, "_AT_ONCE", values)
+    found = job.minibatches.bands(images[:12])
 
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert_parity(found, expected, kind="float32")
@@ -138,7 +138,7 @@ def test_small_images_are_taken_256_at_a_time_and_large_ones_a_few(
     sizes = {}
     for side in (16, 64, 112, 336, 8192):
         job = trainer(np.zeros((COUNT, SIDE, SIDE, 3), np.uint8))
-        job._images = np.broadcast_to(np.uint8(0), (COUNT, side, side, 3))
+        job.minibatches.images = np.broadcast_to(np.uint8(0), (COUNT, side, side, 3))
         sizes[side] = job._at_once
 
     assert sizes == {16: 256, 64: 256, 112: 111, 336: 12, 8192: 1}

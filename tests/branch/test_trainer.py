@@ -216,9 +216,12 @@ def test_the_same_module_with_the_folded_numbers_gave_the_validation_scores():
     job = trainer(plan, (pixels, labels))
     run(job)
     trained = job.finish()
-    held = job._validation
+    held = job.minibatches.validation
 
-    z = job.logits(job._bands(pixels[held]))[:, :2].astype(np.float64) / trained.temperature
+    z = (
+        job.logits(job.minibatches.bands(pixels[held]))[:, :2].astype(np.float64)
+        / trained.temperature
+    )
     z -= np.log((np.array(trained.train_counts[:2]) + 1) / (sum(trained.train_counts) + 2))
     p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
 
@@ -251,7 +254,7 @@ def test_no_batch_has_a_single_image():
 
     assert job.steps_total == len(losses) == 2 * plan.training.epochs
     assert all(math.isfinite(loss) for loss in losses)
-    assert [len(batch) for batch in job._order] == [9, 8]
+    assert [len(batch) for batch in job.minibatches.order] == [9, 8]
 
 
 def test_every_image_is_seen_once_an_epoch_in_another_order():
@@ -261,11 +264,11 @@ def test_every_image_is_seen_once_an_epoch_in_another_order():
         epoch = job.epoch
         while job.epoch == epoch:
             job.step()
-        orders.append(np.concatenate(job._order))
+        orders.append(np.concatenate(job.minibatches.order))
 
     assert len(orders) == 3
     for order in orders:
-        assert sorted(order) == sorted(job._train)
+        assert sorted(order) == sorted(job.minibatches.train)
     assert not np.array_equal(orders[0], orders[1])
 
 
@@ -274,9 +277,9 @@ def test_every_epoch_changes_the_images_its_own_way_whoever_asks():
     rows: list[list[np.ndarray]] = [[], []]
     for job, epochs, seen in zip(jobs, ([0, 1], [1]), rows, strict=True):
         for epoch in epochs:
-            job._enter(epoch)
-            assert job._draws is not None
-            seen.append(job._draws.rows)
+            job.minibatches.enter(epoch)
+            assert job.minibatches.draws is not None
+            seen.append(job.minibatches.draws.rows)
 
     assert not np.array_equal(rows[0][0], rows[0][1])
     assert np.array_equal(rows[0][1], rows[1][0])
@@ -288,7 +291,7 @@ def test_a_coarse_box_trains_the_branch_on_its_own_pixels():
 
     run(job, steps=2)
 
-    assert job._bands(easy(2)[0]).shape == (2, 9, 4, 4)
+    assert job.minibatches.bands(easy(2)[0]).shape == (2, 9, 4, 4)
 
 
 def test_pixels_are_in_0_to_1_before_analysis():
@@ -296,7 +299,9 @@ def test_pixels_are_in_0_to_1_before_analysis():
     job = trainer(plan, easy(), name="ca1")
 
     assert_parity(
-        job._bands(np.full((1, 8, 8, 3), 255, np.uint8)), np.ones((1, 3, 4, 4)), kind="float32"
+        job.minibatches.bands(np.full((1, 8, 8, 3), 255, np.uint8)),
+        np.ones((1, 3, 4, 4)),
+        kind="float32",
     )
 
 

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from edge_stl.branch import Minibatches
+from device_agent.cotrain._problem import BranchProblem
 from edge_stl.cli import main
-from edge_stl.cotrain import FRAME_BYTES, HEADER_BYTES
-from edge_stl.errors import UsageError
-from edge_stl.fleet._compare import check_methods
-from edge_stl.fleet._compare_page import picture, size_text
-from edge_stl.fleet._contestants import CONTESTANTS
+from edge_stl.cotrain import FRAME_BYTES, HEADER_BYTES, SERVER, Graph
+from edge_stl.errors import Interrupted, UsageError
+from edge_stl.fleet._compare import Comparison, at_edge, check_methods, compare as run_comparison
+from edge_stl.fleet._compare_bench import Bench
+from edge_stl.fleet._compare_page import edge_line, picture, size_text
+from edge_stl.fleet._contestants import CONTESTANTS, Effort
 from edge_stl.fleet._split import Split
 from edge_stl.fleet._study import Study, read_images
 from edge_stl.plan import new_plan, plan_toml, read_plan
@@ -26,6 +29,39 @@ CLASSES = ["bus", "car", "van"]
 QUICK = ("--boxes", "3", "--rounds", "2", "--steps", "1", "--batch", "4", "--rates", "0.05,0.1")
 
 Call = Callable[..., tuple[int, Any, str]]
+
+
+def _comparison(fleet: Path, out: Path, *methods: str) -> Comparison:
+    """What `QUICK` asks for."""
+    plan = read_plan(fleet / "plan.toml")
+    return Comparison(
+        plan=plan,
+        branch=plan.branches[-1].name,
+        images=fleet / "photos",
+        out=out,
+        methods=methods,
+        boxes=3,
+        graph="ring",
+        rounds=2,
+        batch=4,
+        rates=(0.05, 0.1),
+    )
+
+
+def _count(monkeypatch: pytest.MonkeyPatch, name: str) -> list[tuple[Any, ...]]:
+    """Return a list that gets the arguments of every call of a method of `Bench`."""
+    calls, real = [], getattr(Bench, name)
+
+    def counted(bench: Bench, *given: Any) -> Any:
+        calls.append(given)
+        return real(bench, *given)
+
+    monkeypatch.setattr(Bench, name, counted)
+    return calls
+
+
+def _but_seconds(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != "seconds"}
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +138,7 @@ def test_a_stopped_comparison_goes_on_and_another_one_is_refused(compare: Call, 
     code, first, _ = compare(out, *QUICK, "--methods", "full")
     assert code == 0
     runs = json.loads((out / "runs.json").read_text())
-    for row in runs["runs"].values():
+    for row in runs["asked"].values():
         row["accuracy"] = 0.125  # what was finished is not run again
     (out / "runs.json").write_text(json.dumps(runs))
 
@@ -118,6 +154,140 @@ def test_a_stopped_comparison_goes_on_and_another_one_is_refused(compare: Call, 
     code, _, err = compare(out, *QUICK, "--methods", "full")
     assert code == 2
     assert "cannot be read as the runs" in err
+
+
+def test_another_rate_is_tried_beside_those_that_were(
+    compare: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "run"
+    compare(out, *QUICK, "--methods", "full")
+    trained = _count(monkeypatch, "_train")
+
+    code, again, _ = compare(out, *QUICK[:-1], "0.05,0.1,1e-9", "--methods", "full")
+
+    assert code == 0
+    assert [row["rate"] for row in again["methods"][0]["tried"]] == [1e-9, 0.05, 0.1]
+    assert trained == [("full", 0, {"rate": 1e-9})]
+
+
+@pytest.fixture(scope="module")
+def watched(
+    fleet: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], list[str]]:
+    """A comparison, and what happened in it: trainings, branch files, looks at test images."""
+    out, happened = tmp_path_factory.mktemp("watched"), []
+    look, ask, file = Study.test_pixels.func, Study.test.func, Study.branch_file
+
+    def noted(what: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given: (happened.append(what), function(*given))[1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Study, "test_pixels", property(noted("test", look)))
+        patch.setattr(Study, "test", property(ask))  # looks each time
+        patch.setattr(Study, "branch_file", noted("file", file))
+        document = run_comparison(
+            _comparison(fleet, out, "ensemble", "alone", "full"),
+            progress=lambda label, _done, _total: happened.append(label),
+        )
+    assert not list(out.glob("*.model*"))
+    return document, happened
+
+
+def test_settings_are_tried_without_test_images_and_the_chosen_model_is_asked_once(
+    watched: tuple[dict[str, Any], list[str]],
+):
+    _, happened = watched
+
+    assert happened == [
+        "ensemble rate 0.05", "ensemble rate 0.1", "file", "file", "file", "test",
+        "alone rate 0.05", "alone rate 0.1", "test",
+        "full rate 0.05", "full rate 0.1", "test", "file",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoiled", "again"), [(False, 0), (True, 1)])
+def test_a_comparison_stopped_before_the_test_images_goes_on_with_the_kept_models(
+    watched: tuple[dict[str, Any], list[str]],
+    fleet: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spoiled: bool,
+    again: int,
+):
+    what = _comparison(fleet, tmp_path, "full")
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bench, "_ask", stop)
+        with pytest.raises(Interrupted, match=r"stopped; 1 of 2 runs are done and kept\. The same"):
+            run_comparison(what)
+    models = sorted(tmp_path.glob("*.model"))
+    assert [path.name for path in models] == ["full-0-rate-0.05.model", "full-0-rate-0.1.model"]
+    if spoiled:
+        for path in models:
+            path.write_bytes(path.read_bytes()[:-1])
+    trained = _count(monkeypatch, "_train")
+
+    document = run_comparison(what)
+
+    assert len(trained) == again
+    assert _but_seconds(document["methods"][0]) == _but_seconds(watched[0]["methods"][2])
+    assert not list(tmp_path.glob("*.model*"))
+
+
+def test_ctrl_c_says_what_is_kept(compare: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    real, trained = Bench._train, []
+
+    def interrupted(bench: Bench, *given: Any) -> object:
+        if trained:
+            signal.raise_signal(signal.SIGINT)
+        trained.append(given)
+        return real(bench, *given)
+
+    monkeypatch.setattr(Bench, "_train", interrupted)
+    code, _, err = compare(tmp_path / "run", *QUICK, "--methods", "full")
+
+    assert code == 30
+    assert err == (
+        f"edge-stl: {tmp_path / 'run'}: stopped; 1 of 2 runs are done and kept. The same command "
+        "goes on there\n"
+    )
+    assert len(json.loads((tmp_path / "run" / "runs.json").read_text())["trained"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("chosen", "names"),
+    [
+        ({"rate": 0.1, "gamma": 0.4}, ["rate", "gamma"]),
+        ({"rate": 0.05, "gamma": 0.2}, ["gamma"]),
+        ({"rate": 0.02, "gamma": 0.3}, ["rate"]),
+        ({"rate": 0.05, "gamma": 0.3}, []),
+    ],
+)
+def test_a_choice_at_the_edge_of_what_was_tried_is_told(chosen: dict[str, float], names: list[str]):
+    grid = [{"rate": r, "gamma": g} for r in (0.02, 0.05, 0.1) for g in (0.2, 0.3, 0.4)]
+
+    assert at_edge(grid, chosen) == names
+    assert at_edge([chosen], chosen) == []  # nothing to choose from
+    told = edge_line({"methods": [{"title": "X", "chosen": chosen, "at_edge": names}]})
+    ends = ", ".join(f"{name} {chosen[name]}" for name in names)
+    assert told == (f"at the edge of what was tried: X ({ends})" if names else None)
+
+
+def test_the_bytes_of_a_box_are_its_share_of_all_that_was_sent_and_carried(study: Study):
+    effort, size = Effort(Graph.make("ring", 3), rounds=2), 4 * len(study.start)
+
+    served = CONTESTANTS["fedavg"].run(study, effort, {"rate": 0.05}).ledger
+    averaged = CONTESTANTS["pca"].run(study, effort, {"rate": 0.05}).ledger
+
+    # a model down to each of three boxes and one back from it, in each of two rounds
+    assert served.total.values == 2 * 3 * 2 * size
+    assert [served.node(k).values for k in (SERVER, 0, 1, 2)] == [6 * size] + [2 * size] * 3
+    # the two steps are those before compression: a ring of three moves 4/3 of a gradient
+    assert averaged.total.total == pytest.approx(2 * 3 * size * 4 / 3, rel=1e-3)
+    assert len({averaged.node(k).total for k in range(3)}) == 1
 
 
 @pytest.mark.parametrize(
@@ -197,31 +367,56 @@ def test_every_method_starts_from_the_same_numbers(study: Study):
     assert torch.equal(study.problem(study.boxes[1]).start(), study.start)
 
 
+def test_a_comparison_that_first_asks_a_kept_model_starts_from_the_same_numbers(study: Study):
+    expected, fresh = replace(study).start, replace(study)
+    fresh.branch_file(torch.zeros_like(expected), 0)
+
+    assert torch.equal(fresh.start, expected)
+
+
 def test_minibatches_are_a_pure_function_of_the_step(study: Study):
     box = study.boxes[0]
-    first = [box.batch(step) for step in range(2 * box.steps)]
-    for step in (3, 0, 2 * box.steps - 1):
+    first = [box.batch(step) for step in range(2 * box.count)]
+    for step in (3, 0, 2 * box.count - 1):
         bands, targets = box.batch(step)
         assert torch.equal(bands, first[step][0])
         assert torch.equal(targets, first[step][1])
-    assert all(len(targets) == 4 for _, targets in first)
-    assert not torch.equal(first[0][0], first[box.steps][0])
+    assert {len(targets) for _, targets in first} <= {3, 4}
+    assert not torch.equal(first[0][0], first[box.count][0])
 
 
-def test_an_epoch_of_minibatches_has_every_image_once(study: Study):
-    hand, plan = study.hands[0], study.plan
-    images = Minibatches(
-        study.archive.pixels[hand],
-        np.arange(len(hand)) % 3,
-        plan=plan,
-        branch_name=study.branch,
-        size=2,
-        seed=1,
-    )
-    order = np.concatenate([images.batch(step)[1].numpy() for step in range(images.steps)])
+def test_a_box_sees_in_compare_what_it_sees_in_cotrain(study: Study):
+    for hand, box in zip(study.hands, study.boxes, strict=True):
+        real = BranchProblem(
+            study.archive.pixels[hand],
+            study.archive.labels[hand],
+            plan=study.plan,
+            branch=study.branch,
+            batch=study.batch,
+            seed=study.seed,
+        )
+        own, other = study.problem(box), real.branch.minibatches
+        assert torch.equal(own.start(), real.start())
+        for step in range(2 * box.count + 1):
+            (bands, targets), (theirs, classes) = own.batch(step), real.batch(step)
+            assert torch.equal(bands, theirs)
+            assert torch.equal(targets, classes)
+            gradient, loss = own.gradient(study.start, (bands, targets))
+            same, cost = real.gradient(study.start, (theirs, classes))
+            assert torch.equal(gradient, same)
+            assert loss == cost
+        assert np.array_equal(box.held_back()[1], real.held_back)
+        assert np.array_equal(
+            study.logits(study.start, box.held_back()[0]), real.held_back_answers()
+        )
+        assert box.train_counts == other.train_counts
+        assert box.validation_counts == other.validation_counts
 
-    expected = np.bincount((np.arange(len(hand)) % 3)[images.train], minlength=3)
-    assert np.abs(np.bincount(order, minlength=3) - expected).sum() <= 1  # an odd one is left over
+
+def test_a_box_that_holds_nothing_back_answers_nothing(study: Study):
+    assert study.logits(
+        study.start, study.boxes[0].bands(np.zeros((0, 16, 16, 3), np.uint8))
+    ).shape == (0, 3)
 
 
 def test_methods_come_in_the_order_of_the_table():

@@ -30,7 +30,7 @@ DOORS = {
     "SpectralConv2d SpectralLinear StableTensorBlock Synthesis ToBands TubeTransform block_matrix "
     "dct dft from_matrix haar identity identity_tensor join split stable_tensor_network "
     "tensor_product tensor_transpose tube_transform wavelet",
-    "edge_stl.branch": "Minibatches Settings SharedBranch Trained Trainer branch_modules "
+    "edge_stl.branch": "Minibatches Settings Trained Trainer branch_modules "
     "build_module build_own class_mean_log_loss fit_temperature "
     "folded_parameters need_exporter own_identity whole_network",
     "edge_stl.cotrain": "Batch Bytes Choco ChocoSettings CompNGC FRAME_BYTES FedClient "
