@@ -34,7 +34,7 @@ from edge_stl.fleet._split import IID, read_split, split_images
 
 
 CLIENTS, FRACTION, BATCH, WEIGHT_DECAY, DECAY = 10, 0.5, 32, 5e-4, 0.998
-RATES = (0.02, 0.05, 0.1, 0.2)
+RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
 PENALTIES = (1e-3, 1e-4, 1e-2)
 """The first is the authors' and that of all rates."""
 ROWS: dict[str, dict[str, Any]] = {
