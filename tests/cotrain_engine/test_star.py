@@ -68,12 +68,13 @@ def test_a_federation_over_gloo_has_the_bits_of_one_in_one_process(settings: Fed
         engine = Federated(
             problems[rank], LOCAL, settings, exchange, names=NAMES[:3], images=10 + rank, seed=5
         )
+        losses: list[float] = []
         for number in range(LOCAL.rounds):
             if number == 3:  # as after a restart
                 engine.restore(engine.state())
-            engine.round(number)
+            losses.append(engine.round(number))
         exchange.close()
-        return engine.vector
+        return engine.vector, losses
 
     ran = together(3, box)
     clients = [FedClient(k, toy_problem(k), LOCAL, images=10 + k, seed=5) for k in range(3)]
@@ -82,7 +83,8 @@ def test_a_federation_over_gloo_has_the_bits_of_one_in_one_process(settings: Fed
     ledger = Ledger()
     run_server(server, clients, ledger=ledger)
 
-    assert torch.equal(ran[0], server.vector)
+    assert torch.equal(ran[0][0], server.vector)
+    assert ran[1][1][-1] == clients[1].loss > 0  # a client knows its own
     for rank in (1, 2):  # what the first box says to itself leaves no box
         assert hall.ledgers[rank].node(rank).values == ledger.node(rank).values
         assert hall.ledgers[rank].node(rank).indices == ledger.node(rank).indices
