@@ -25,6 +25,7 @@ from edge_stl.cotrain import (
     Problem,
     fed_bytes,
     pack_floats,
+    reading,
     unpack_floats,
 )
 from edge_stl.cotrain._collective import Collective
@@ -122,7 +123,9 @@ class PCAWorker:
             for rank in others if everybody else ():
                 message = exchange.receive(rank, number=number, kind=_GIVEN)
                 if message is not None:
-                    given[rank] = Collective(collective.kind, unpack_floats(message.values, length))
+                    with exchange.naming(), reading(rank):
+                        theirs = unpack_floats(message.values, length)
+                    given[rank] = Collective(collective.kind, theirs)
             result = together([given[rank] for rank in sorted(given)])
             for rank in others:
                 if rank not in exchange.lost:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edge_stl.cotrain._graph import metropolis
 from edge_stl.cotrain._local import LocalSettings
-from edge_stl.cotrain._node import Node, Round, Seat
+from edge_stl.cotrain._node import Node, Round, Seat, read_each
 from edge_stl.cotrain._problem import Problem
 from edge_stl.cotrain._settings import check_ranges
 from edge_stl.cotrain._sparse import Sparse, largest
@@ -113,8 +113,8 @@ class Choco(Node):
         message = news.message(number, degree=self.seat.degree)
         inbox = yield dict.fromkeys(self.seat.neighbours, message)
         weights = metropolis(self.seat.degree, {j: m.degree for j, m in inbox.items()})
-        for j, heard in inbox.items():
-            Sparse.read(heard, len(trained)).add_to(self.estimates[j])
+        for j, heard in read_each(inbox, lambda m: Sparse.read(m, len(trained))).items():
+            heard.add_to(self.estimates[j])
         gamma = self.settings.gamma
         self.vector = follow(trained, self.estimate, self.estimates, weights, gamma)
         return loss
