@@ -283,6 +283,7 @@ def test_ctrl_c_on_one_box_keeps_the_rounds_and_all_go_on_to_the_same_numbers(
     again = trial.start()
     assert [box.end() for box in again] == [0, 0], again[0].said
     assert 0 < again[0].document["resumed_at"] < 150
+    assert f"going on after round {again[0].document['resumed_at']}" in again[0].said
     # The same numbers, and as many messages, as of a run that was never stopped.
     ours = _parameters(place / "out" / "ca1.gate.onnx")
     for name, array in _mean_in_one_process(place, group, "full", 2).items():
