@@ -12,13 +12,13 @@ from device_agent.cotrain._link import PIECE_BYTES, Link, Pulse, _frame
 from device_agent.cotrain._methods import METHODS, NODES, make_node, settings_class
 from edge_stl.cotrain import (
     FRAME_BYTES,
-    BadMessage,
     CompNGC,
     FullSharing,
     Graph,
     Ledger,
     LocalSettings,
     Message,
+    MessageError,
     NGCSettings,
     Node,
     Round,
@@ -100,7 +100,7 @@ def test_every_method_tells_whose_message_cannot_be_used(method: str):
     sent = next(round_0)
     honest = next(_node(method, 4).round(0))[0]
 
-    with pytest.raises(BadMessage, match="^node 1: ") as told:
+    with pytest.raises(MessageError, match=r"^node 1: ") as told:
         round_0.send({1: Message(0, degree=2, values=b"123"), 4: honest})
     assert (told.value.node, set(sent)) == (1, {1, 4})
 
@@ -111,7 +111,7 @@ def test_packed_signs_that_cannot_be_used_are_told_with_their_node():
     model = next(round_0)[1]
     packed = round_0.send({1: model})[1]
 
-    with pytest.raises(BadMessage, match="^node 1: packed signs of 1 bytes"):
+    with pytest.raises(MessageError, match=r"^node 1: packed signs of 1 bytes"):
         round_0.send({1: Message(0, packed.kind, packed.degree, values=b"1")})
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from device_agent.cotrain._forecast import federated_bytes, pca_bytes
 from device_agent.cotrain._methods import STARS
 from device_agent.cotrain._star import FedAvgSettings, Federated, PCAWorker
 from edge_stl.cotrain import (
@@ -45,6 +46,8 @@ def test_pca_over_gloo_has_the_bits_of_replicas_in_one_process(form: str):
     replicas.run(rounds=LOCAL.rounds, ledger=Ledger())
 
     assert all(torch.equal(vector, replicas.vector) for vector in ran)
+    told = pca_bytes(settings, problems[0].shapes, workers=3, steps=LOCAL.rounds * LOCAL.steps)
+    assert [hall.ledgers[rank].node(rank) for rank in range(3)] == told
     if form == "none":
         # The hub sends and takes N - 1 times what a worker does: as many bytes as in a ring.
         parameters = len(replicas.vector)
@@ -57,6 +60,7 @@ def test_pca_over_gloo_has_the_bits_of_replicas_in_one_process(form: str):
     [
         FedDIPSettings.fedavg(),
         FedDIPSettings(sparsity=0.8, every=2, fraction=0.7),
+        FedDIPSettings(sparsity=0.8, every=3),
         FedDIPSettings(sparsity=0.8, every=2, masks="regrow"),
     ],
 )
@@ -85,6 +89,9 @@ def test_a_federation_over_gloo_has_the_bits_of_one_in_one_process(settings: Fed
 
     assert torch.equal(ran[0][0], server.vector)
     assert ran[1][1][-1] == clients[1].loss > 0  # a client knows its own
+    if settings.fraction == 1:
+        told = federated_bytes(settings, start.shapes, workers=3, rounds=LOCAL.rounds)
+        assert [hall.ledgers[rank].node(rank) for rank in range(3)] == told
     for rank in (1, 2):  # what the first box says to itself leaves no box
         assert hall.ledgers[rank].node(rank).values == ledger.node(rank).values
         assert hall.ledgers[rank].node(rank).indices == ledger.node(rank).indices
