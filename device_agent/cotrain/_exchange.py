@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from device_agent.cotrain._link import Link, Pulse
-from edge_stl.cotrain import BadMessage, Bytes, Ledger, Message, Messages, Node
+from edge_stl.cotrain import Bytes, Ledger, Message, MessageError, Messages, Node
 from edge_stl.errors import DataError
 
 
@@ -89,7 +89,7 @@ class GlooExchange:
         """
         try:
             yield
-        except BadMessage as error:
+        except MessageError as error:
             raise DataError(f"{self._names[error.node]}: {error.said}") from None
 
     def exchange(self, outbox: Messages, number: int) -> dict[int, Message]:

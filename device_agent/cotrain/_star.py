@@ -25,11 +25,11 @@ from edge_stl.cotrain import (
     Problem,
     fed_bytes,
     pack_floats,
-    reading,
     unpack_floats,
 )
 from edge_stl.cotrain._collective import Collective
 from edge_stl.cotrain._fedwire import ANSWER, LOST, ORDER
+from edge_stl.cotrain._node import reading
 from edge_stl.cotrain._pca import PCACompressor
 from edge_stl.cotrain._replicas import together
 from edge_stl.errors import DataError, Interrupted
@@ -201,7 +201,7 @@ class Federated:
         return self._start if self._server is None else self._server.vector
 
     def round(self, number: int) -> float:
-        """Do this box's part of a round; return the mean loss: of all at the server, else its last."""
+        """Do this box's part of a round; return the mean loss: at the server of all."""
         if self._server is not None:
             return self._serve(self._server, number)
         exchange = self._exchange

@@ -32,9 +32,10 @@ class JsonLines:
     """One JSON object per line on stderr, at most one a second of each kind.
 
     ``{"event": "decoding", "done", "total"}``, ``{"event": "training", "branch", "done", "total",
-    "epoch", "loss"}``, the loss null where there is none yet, both with ``rss``, the resident memory in bytes; ``{"event": "note",
-    "text"}``; and ``{"event": "alive"}`` where the job asks whether to stop and has told nothing
-    for ten seconds. An error is the last line, and plain text as ever.
+    "epoch", "loss"}``, the loss null where there is none yet; both with ``rss``, the resident
+    memory in bytes; ``{"event": "note", "text"}``; and ``{"event": "alive"}`` where the job asks
+    whether to stop and has told nothing for ten seconds. An error is the last line, and plain text
+    as ever.
     """
 
     EVERY = 1.0

@@ -32,12 +32,11 @@ from edge_stl.cotrain._ngc import (
     quasi_global_momentum as quasi_global_momentum,
 )
 from edge_stl.cotrain._node import (
-    BadMessage as BadMessage,
+    MessageError as MessageError,
     Messages as Messages,
     Node as Node,
     Round as Round,
     Seat as Seat,
-    reading as reading,
 )
 from edge_stl.cotrain._pca_settings import PCASettings as PCASettings
 from edge_stl.cotrain._problem import (

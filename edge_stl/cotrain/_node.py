@@ -28,7 +28,7 @@ Round = Generator[Messages, Messages, float]
 """The exchanges of a round; it returns the mean training loss of the round."""
 
 
-class BadMessage(DataError):
+class MessageError(DataError):
     """A neighbour's message that cannot be used.
 
     Attributes:
@@ -46,19 +46,19 @@ def reading(node: int) -> Iterator[None]:
     """Tell of every wrong message that is read meanwhile whose it is.
 
     Raises:
-        BadMessage: one is wrong.
+        MessageError: one is wrong.
     """
     try:
         yield
     except DataError as error:
-        raise BadMessage(node, str(error)) from None
+        raise MessageError(node, str(error)) from None
 
 
 def read_each(inbox: Messages, read: Callable[[Message], T]) -> dict[int, T]:
     """Return what is read from the message of each neighbour.
 
     Raises:
-        BadMessage: one is wrong.
+        MessageError: one is wrong.
     """
     found = {}
     for node, message in inbox.items():
