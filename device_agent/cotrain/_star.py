@@ -28,7 +28,7 @@ from edge_stl.cotrain import (
     unpack_floats,
 )
 from edge_stl.cotrain._collective import Collective
-from edge_stl.cotrain._fedwire import ANSWER, LOST, ORDER
+from edge_stl.cotrain._fedwire import ANSWER, LOST, ORDER, check_client
 from edge_stl.cotrain._node import reading
 from edge_stl.cotrain._pca import PCACompressor
 from edge_stl.cotrain._replicas import together
@@ -228,7 +228,10 @@ class Federated:
         for rank in sorted(set(orders) - {HUB}):
             message = exchange.receive(rank, number=number, kind=(ANSWER, LOST))
             if message is not None:
-                replies.append(message.to_bytes())
+                data = message.to_bytes()
+                with exchange.naming(), reading(rank):
+                    check_client(data, rank)
+                replies.append(data)
         told = len(server.refused)
         loss = server.aggregate(number, replies)
         if len(server.refused) > told:

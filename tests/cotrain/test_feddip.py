@@ -194,16 +194,6 @@ def test_with_regrow_a_removed_weight_may_return():
     assert all(abs(s - 0.7) <= 1 / 48 for s, _ in masks)
 
 
-@pytest.mark.parametrize("masks", ["nested", "regrow"])
-def test_the_model_is_zero_where_a_new_mask_removes_it_and_nowhere_else(masks: str):
-    server, _, told = run(FedDIPSettings(sparsity=0.8, every=3, masks=masks), rounds=10)
-    mask = told[-1][1]  # chosen after the last round, which no later one applies
-
-    assert mask is not None
-    assert torch.equal(server.vector != 0, mask)
-    assert mask[~Prunable(toy_problem().shapes).where].all()
-
-
 def test_a_sparse_network_still_learns():
     server, _, _ = run(FedDIPSettings(sparsity=0.6, every=5), rounds=60, clients=4)
 

@@ -18,7 +18,7 @@ from edge_stl.cotrain import (
     Replicas,
     run_server,
 )
-from edge_stl.errors import Interrupted, UsageError
+from edge_stl.errors import DataError, Interrupted, UsageError
 from tests.cotrain.toy import toy_problem
 from tests.cotrain_engine.hall import NAMES, Hall, together
 
@@ -126,6 +126,30 @@ def test_a_middle_that_is_lost_ends_the_run_and_another_box_does_not(method: str
     assert list(ran[0]) == [2]
     assert "cam01, which" in ran[1]
     assert "is lost" in ran[1]
+
+
+def test_an_answer_for_another_box_is_told_with_the_name_of_its_sender():
+    hall, problems = Hall(3), [toy_problem(rank) for rank in range(3)]
+
+    def box(rank: int) -> str:
+        exchange = hall.exchange(rank)
+        engine = Federated(
+            problems[rank], LOCAL, FedDIPSettings.fedavg(), exchange,
+            names=NAMES[:3], images=1, seed=0,
+        )  # fmt: skip
+        if rank == 2:
+            engine._client.index = 1
+        try:
+            engine.round(0)
+        except DataError as error:
+            return str(error)
+        finally:
+            exchange.close()
+        return ""
+
+    assert together(3, box)[0].startswith(
+        "cam03: an answer of client 2 that says it is of client 1"
+    )
 
 
 def test_every_star_has_settings_and_they_are_checked():
