@@ -2,10 +2,11 @@
 
 import queue
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from device_agent.cotrain._link import Link, Pulse
-from edge_stl.cotrain import Bytes, Ledger, Message, Messages, Node
+from edge_stl.cotrain import Bytes, Ledger, Message, MessageError, Messages, Node
 from edge_stl.errors import DataError
 
 
@@ -74,9 +75,22 @@ class GlooExchange:
         while True:
             inbox = self.exchange(outbox, number)
             try:
-                outbox = generator.send(inbox)
+                with self.naming():
+                    outbox = generator.send(inbox)
             except StopIteration as end:
                 return float(end.value)
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Say of a message that cannot be used whose it is, by the name of the box.
+
+        Raises:
+            DataError: one cannot be used.
+        """
+        try:
+            yield
+        except MessageError as error:
+            raise DataError(f"{self._names[error.node]}: {error.said}") from None
 
     def exchange(self, outbox: Messages, number: int) -> dict[int, Message]:
         """Send a message to each neighbour and return one of each that answered.

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from device_agent.cotrain._methods import METHODS, STARS, settings_class
-from edge_stl.cotrain import Graph, LocalSettings
+from edge_stl.cotrain import Graph, LocalSettings, PCASettings
 from edge_stl.errors import UsageError
 from edge_stl.plan import NAME_PATTERN, Plan, describe, nearest
 from exporter.manifest import canonical_json
@@ -96,6 +96,9 @@ class Run:
 
     def __init__(self, group: Group, method: str, table: dict[str, Any]) -> None:
         self.group, self.method, self._table = group, method, table
+        if method == "pca" and "start" not in table:  # of a run whose length is known
+            start = PCASettings.for_steps(group.rounds * group.steps).start
+            table = {**table, "start": start}
         self.settings = _settings(method, table)
         self.graph = Graph.make(group.graph, len(group.boxes), seed=group.seed)
         self.local = LocalSettings(

@@ -28,7 +28,8 @@ from edge_stl.cotrain import (
     unpack_floats,
 )
 from edge_stl.cotrain._collective import Collective
-from edge_stl.cotrain._fedwire import ANSWER, LOST, ORDER
+from edge_stl.cotrain._fedwire import ANSWER, LOST, ORDER, check_client
+from edge_stl.cotrain._node import reading
 from edge_stl.cotrain._pca import PCACompressor
 from edge_stl.cotrain._replicas import together
 from edge_stl.errors import DataError, Interrupted
@@ -122,7 +123,9 @@ class PCAWorker:
             for rank in others if everybody else ():
                 message = exchange.receive(rank, number=number, kind=_GIVEN)
                 if message is not None:
-                    given[rank] = Collective(collective.kind, unpack_floats(message.values, length))
+                    with exchange.naming(), reading(rank):
+                        theirs = unpack_floats(message.values, length)
+                    given[rank] = Collective(collective.kind, theirs)
             result = together([given[rank] for rank in sorted(given)])
             for rank in others:
                 if rank not in exchange.lost:
@@ -198,7 +201,7 @@ class Federated:
         return self._start if self._server is None else self._server.vector
 
     def round(self, number: int) -> float:
-        """Do this box's part of a round; return the mean loss, NaN where only the server knows."""
+        """Do this box's part of a round; return the mean loss: at the server of all."""
         if self._server is not None:
             return self._serve(self._server, number)
         exchange = self._exchange
@@ -208,7 +211,7 @@ class Federated:
         if message.kind == ORDER:
             answer = self._client.answer(message.to_bytes())
             exchange.send(HUB, Message.from_bytes(answer), number, fed_bytes(answer))
-        return float("nan")
+        return self._client.loss
 
     def _serve(self, server: FedServer, number: int) -> float:
         exchange = self._exchange
@@ -225,7 +228,10 @@ class Federated:
         for rank in sorted(set(orders) - {HUB}):
             message = exchange.receive(rank, number=number, kind=(ANSWER, LOST))
             if message is not None:
-                replies.append(message.to_bytes())
+                data = message.to_bytes()
+                with exchange.naming(), reading(rank):
+                    check_client(data, rank)
+                replies.append(data)
         told = len(server.refused)
         loss = server.aggregate(number, replies)
         if len(server.refused) > told:

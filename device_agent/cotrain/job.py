@@ -1,7 +1,7 @@
 """One box of a group: images in, rounds with the other boxes, one branch file for all of them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from device_agent.cotrain._problem import BranchProblem, refuse_batch_norm
 from device_agent.cotrain._rounds import run_rounds
 from device_agent.cotrain._saved import SAVE_SECONDS, Saved
 from device_agent.cotrain._scores import Scores
+from device_agent.cotrain._start import agreed, start_text
 from device_agent.job import _fits, _need_torch, _tell_left_out, _torch_settings
 from device_agent.pixels import DamagedRows
 from device_agent.work import WorkFolder
@@ -148,7 +149,7 @@ class _Box:
         saved = Saved(folder, self._key, told=self._reporter.note, seconds=asked.save_seconds)
         said = meeting.say(self._facts(saved.rounds))
         try:
-            start = _agreed(said, self._facts(saved.rounds), group.boxes, self._rank)
+            start = agreed(said, self._facts(saved.rounds), group.boxes, self._rank)
         except UsageError:
             meeting.leave()
             raise
@@ -178,6 +179,9 @@ class _Box:
                 for number, amount in enumerate(earlier.sent.get(0, ())):
                     ledger.add(self._rank, number, amount)
             saved.went_on(start)
+            text = start_text(said, group.boxes, start=start, kept=saved.rounds)
+            if text:
+                self._reporter.note(text)
             seconds = run_rounds(
                 engine,
                 exchange,
@@ -344,40 +348,3 @@ def _carries(plan: Plan, cache: ImageCache, run: Run) -> None:
             f"branch {branch.name}: the images reach {cache.native_resolution} px; it needs "
             f"{plan.required_resolution(branch)}. Use finer images, or another branch"
         )
-
-
-def _agreed(
-    said: Sequence[dict[str, Any]], own: dict[str, Any], boxes: Sequence[str], rank: int
-) -> int:
-    """Return the round to go on from, after it is clear that all do the same.
-
-    Raises:
-        UsageError: a box is not the one of its rank, or does something else.
-    """
-    words = {
-        "version": ("edge-stl", "Install the same version on every box"),
-        "plan": ("plan", "Copy the same plan file to every box"),
-        "group": ("group file, method or options", "Start every box with the same ones"),
-        "resolution": (
-            "native resolution",
-            "Group boxes whose images have the same; others train a branch of their own",
-        ),
-    }
-    for other, (name, facts) in enumerate(zip(boxes, said, strict=True)):
-        if facts.get("box") != name:
-            raise UsageError(
-                f"rank {other}: box {str(facts.get('box'))[:40]!r} came; expected {name}. Start it "
-                "with the rank of its place in the group file"
-            )
-        for key, (what, remedy) in words.items():
-            if facts.get(key) != own[key]:
-                theirs = str(facts.get(key))[:12]
-                raise UsageError(
-                    f"{name}: has another {what} ({theirs}) than {boxes[rank]} "
-                    f"({str(own[key])[:12]}). {remedy}"
-                )
-    common = set(own["rounds"])
-    for facts in said:
-        with suppress(TypeError):
-            common &= set(facts.get("rounds", ()))
-    return max((n for n in common if isinstance(n, int)), default=0)

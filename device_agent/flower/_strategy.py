@@ -19,6 +19,7 @@ from flwr.serverapp.strategy import Strategy
 
 from device_agent.flower._parcel import pack, parcel_bytes, record_bytes, unpack
 from edge_stl.cotrain import SERVER, Bytes, FedServer, Ledger
+from edge_stl.cotrain._fedwire import check_client
 from edge_stl.errors import DataError, ResourceError
 
 
@@ -104,8 +105,14 @@ class FedDIPStrategy(Strategy):
             except DataError as error:
                 self._tell(str(error))
             else:
-                self.ledger.add(self._clients[reply.metadata.src_node_id], number, amount)
-                answers.append(data)
+                client = self._clients[reply.metadata.src_node_id]
+                self.ledger.add(client, number, amount)
+                try:
+                    check_client(data, client)
+                except DataError as error:
+                    self._tell(str(error))
+                else:
+                    answers.append(data)
         known, loss = len(self.server.refused), float("nan")
         with suppress(DataError):  # none was right: the model stays, and each is told below
             loss = self.server.aggregate(number, answers)

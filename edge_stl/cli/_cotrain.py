@@ -21,7 +21,12 @@ _TOGETHER = 10.0  # seconds in which torchrun hands a Ctrl-C on that came to bot
 
 def cotrain(
     method: Annotated[
-        str, typer.Argument(metavar="METHOD", help="full, jwins, ngc, …", show_default=False)
+        str,
+        typer.Argument(
+            metavar="METHOD",
+            help="full, random, choco, jwins, ngc, compngc, pca, fedavg or feddip.",
+            show_default=False,
+        ),
     ],
     plan_file: opt.PlanFile,
     images: opt.ImageFolder,
@@ -91,6 +96,13 @@ def cotrain(
             "WORK/ID, by rank.",
         ),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Check plan and group, tell how many bytes each box will send, and stop.",
+        ),
+    ] = False,
     key: opt.Key = None,
     progress: Annotated[
         ProgressKind,
@@ -111,6 +123,9 @@ def cotrain(
 
     changes = {"rounds": rounds, "rate": rate, "graph": graph, "seed": seed}
     given = {name: value for name, value in changes.items() if value is not None}
+    if dry_run:
+        _forecast(method, plan_file, group, given, as_json=json)
+        return
     with (
         StopRequest(at_once=True, together=_TOGETHER) as stop,
         progress_reporter(progress, quiet=quiet or json) as reporter,
@@ -136,6 +151,32 @@ def cotrain(
         print_json(document)
     else:
         _print(document)
+
+
+def _forecast(
+    method: str, plan_file: Path, group: Path, changes: dict[str, Any], *, as_json: bool
+) -> None:
+    from device_agent.cotrain._forecast import forecast_document
+    from device_agent.cotrain._group import read_group
+    from edge_stl.plan import read_plan
+
+    plan = read_plan(plan_file)
+    document = forecast_document(read_group(group, method, plan, changes), plan)
+    if as_json:
+        print_json(document)
+        return
+    print_table(
+        "",
+        ("box", "neighbours", "messages", "MB to send"),
+        [
+            (row["box"], row["neighbours"], row["messages"], f"{row['bytes'] / 1e6:.2f}")
+            for row in document["boxes"]
+        ],
+    )
+    print_line(
+        f"{document['method']}, {document['rounds']} rounds, a model of {document['parameters']:,} "
+        f"numbers: about {document['bytes_total'] / 1e6:.2f} MB from all boxes together"
+    )
 
 
 def _asked(

@@ -2,6 +2,7 @@
 
 import enum
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -31,9 +32,10 @@ class JsonLines:
     """One JSON object per line on stderr, at most one a second of each kind.
 
     ``{"event": "decoding", "done", "total"}``, ``{"event": "training", "branch", "done", "total",
-    "epoch", "loss"}``, both with ``rss``, the resident memory in bytes; ``{"event": "note",
-    "text"}``; and ``{"event": "alive"}`` where the job asks whether to stop and has told nothing
-    for ten seconds. An error is the last line, and plain text as ever.
+    "epoch", "loss"}``, the loss null where there is none yet; both with ``rss``, the resident
+    memory in bytes; ``{"event": "note", "text"}``; and ``{"event": "alive"}`` where the job asks
+    whether to stop and has told nothing for ten seconds. An error is the last line, and plain text
+    as ever.
     """
 
     EVERY = 1.0
@@ -59,7 +61,9 @@ class JsonLines:
         """Tell how far training a branch is."""
         self._now_and_then(
             "training",
-            {"branch": branch, "done": done, "total": total, "epoch": epoch, "loss": loss},
+            # JSON has no NaN.
+            {"branch": branch, "done": done, "total": total, "epoch": epoch}
+            | {"loss": loss if math.isfinite(loss) else None},
         )
 
     def note(self, text: str) -> None:

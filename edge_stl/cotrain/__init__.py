@@ -31,7 +31,13 @@ from edge_stl.cotrain._ngc import (
     neighbourhood_gradient as neighbourhood_gradient,
     quasi_global_momentum as quasi_global_momentum,
 )
-from edge_stl.cotrain._node import Messages as Messages, Node as Node, Round as Round, Seat as Seat
+from edge_stl.cotrain._node import (
+    MessageError as MessageError,
+    Messages as Messages,
+    Node as Node,
+    Round as Round,
+    Seat as Seat,
+)
 from edge_stl.cotrain._pca_settings import PCASettings as PCASettings
 from edge_stl.cotrain._problem import (
     Batch as Batch,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edge_stl.cotrain._graph import metropolis
 from edge_stl.cotrain._local import LocalSettings
-from edge_stl.cotrain._node import Node, Round, Seat
+from edge_stl.cotrain._node import Node, Round, Seat, read_each
 from edge_stl.cotrain._problem import Problem
 from edge_stl.cotrain._settings import check_ranges
 from edge_stl.cotrain._sparse import Sparse, largest
@@ -78,7 +78,9 @@ class Choco(Node):
     """A node of CHOCO-SGD.
 
     It keeps the estimate of every neighbour, where the authors keep their weighted sum: with the
-    sum, one that has gone would pull for ever.
+    sum, one that has gone would pull for ever. A neighbour that did not answer once, or was lost
+    before a run was stopped and goes on with it, is left out from then on: its estimate is no
+    longer what the neighbour itself believes, and the difference would pull for ever as well.
 
     Args:
         seat: which one.
@@ -88,7 +90,7 @@ class Choco(Node):
 
     Attributes:
         estimate: of its own model, ``(P,)``, as its neighbours have it.
-        estimates: of each neighbour's model.
+        estimates: of the model of each neighbour that always answered.
     """
 
     def __init__(
@@ -112,9 +114,11 @@ class Choco(Node):
         news.add_to(self.estimate)
         message = news.message(number, degree=self.seat.degree)
         inbox = yield dict.fromkeys(self.seat.neighbours, message)
+        inbox = {j: message for j, message in inbox.items() if j in self.estimates}
+        self.estimates = {j: estimate for j, estimate in self.estimates.items() if j in inbox}
         weights = metropolis(self.seat.degree, {j: m.degree for j, m in inbox.items()})
-        for j, heard in inbox.items():
-            Sparse.read(heard, len(trained)).add_to(self.estimates[j])
+        for j, heard in read_each(inbox, lambda m: Sparse.read(m, len(trained))).items():
+            heard.add_to(self.estimates[j])
         gamma = self.settings.gamma
         self.vector = follow(trained, self.estimate, self.estimates, weights, gamma)
         return loss
@@ -128,4 +132,5 @@ class Choco(Node):
         """Go on from `state`."""
         super().restore(state)
         self.estimate = state["estimate"].clone()
-        self.estimates = {j: state[f"estimate_{j}"].clone() for j in self.seat.neighbours}
+        known = [j for j in self.seat.neighbours if f"estimate_{j}" in state]
+        self.estimates = {j: state[f"estimate_{j}"].clone() for j in known}

@@ -30,6 +30,7 @@ class FedClient:
 
     Attributes:
         held: the mask it was told last, or None; a client that loses it gets it again.
+        loss: mean cross-entropy of the steps of its last answer; NaN before.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class FedClient:
         self.index, self.problem, self.local = index, problem, local
         self.images, self.seed = images, seed
         self.held: HeldMask | None = None
+        self.loss = float("nan")
         self._prunable = Prunable(problem.shapes)
 
     def answer(self, data: bytes) -> bytes:
@@ -63,6 +65,7 @@ class FedClient:
             mask = erk_mask(self._prunable.shapes, order.own_start, rng)
         task = Task(order.number, order.rate, order.penalty, mask)
         vector, loss = train_masked(order.vector, task, self.problem, self.local, self._prunable)
+        self.loss = loss
         sent = mask if order.sparse_up else None
         return write_answer(Answer(self.index, self.images, loss, vector), order.number, sent)
 

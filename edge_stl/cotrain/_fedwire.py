@@ -229,6 +229,20 @@ def read_answer(data: bytes, number: int, size: int, mask: Tensor | None) -> Ans
     return Answer(client, images, loss, _spread(message.values[_ANSWER.size :], mask, size))
 
 
+def check_client(data: bytes, client: int) -> None:
+    """Refuse an answer that speaks for another client than the one it came from.
+
+    Raises:
+        DataError: it does, or is no answer.
+    """
+    told = _head(Message.from_bytes(data), (ANSWER, LOST), _ANSWER)[0]
+    if told != client:
+        raise DataError(
+            f"an answer of client {client} that says it is of client {told}; expected its own "
+            "number. Give every client a number of its own"
+        )
+
+
 def _head(message: Message, kinds: tuple[int, ...], form: struct.Struct) -> tuple[Any, ...]:
     if message.kind not in kinds or len(message.values) < form.size:
         raise DataError(

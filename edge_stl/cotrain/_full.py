@@ -2,7 +2,7 @@
 
 from edge_stl.cotrain._graph import metropolis, mix
 from edge_stl.cotrain._message import Message, pack_floats, unpack_floats
-from edge_stl.cotrain._node import Node, Round
+from edge_stl.cotrain._node import Node, Round, read_each
 
 
 class FullSharing(Node):
@@ -14,6 +14,6 @@ class FullSharing(Node):
         message = Message(number, degree=self.seat.degree, values=pack_floats(trained))
         inbox = yield dict.fromkeys(self.seat.neighbours, message)
         weights = metropolis(self.seat.degree, {j: m.degree for j, m in inbox.items()})
-        models = {j: unpack_floats(m.values, len(trained)) for j, m in inbox.items()}
+        models = read_each(inbox, lambda m: unpack_floats(m.values, len(trained)))
         self.vector = mix(trained, models, weights)
         return loss

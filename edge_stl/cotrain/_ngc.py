@@ -25,7 +25,7 @@ from torch import Tensor
 from edge_stl.cotrain._graph import metropolis
 from edge_stl.cotrain._local import LocalSettings
 from edge_stl.cotrain._message import Message, pack_floats, unpack_floats
-from edge_stl.cotrain._node import Messages, Node, Round, Seat
+from edge_stl.cotrain._node import Messages, Node, Round, Seat, read_each, reading
 from edge_stl.cotrain._problem import Batch, Flat, Problem
 from edge_stl.cotrain._settings import check_ranges
 from edge_stl.cotrain._sign import compress_signs, pack_signs, unpack_signs
@@ -167,12 +167,13 @@ class NGC(Node):
     ) -> tuple[Tensor, Tensor, Tensor, float]:
         """Return the own gradient, the model-variant mean, y and the loss; fill the outbox."""
         vector, settings = self.vector, self.settings
-        degrees = {j: self._check(m, number, k, _MODEL) for j, m in inbox.items()}
+        degrees = read_each(inbox, lambda m: self._check(m, number, k, _MODEL))
         mixing = metropolis(self.seat.degree, degrees)
         own_weight, weights = gradient_weights(self.seat.degree, degrees)
         point, mean = vector.clone(), torch.zeros_like(vector)
         for j in sorted(inbox):
-            model = unpack_floats(inbox[j].values, len(vector))
+            with reading(j):
+                model = unpack_floats(inbox[j].values, len(vector))
             point.add_(model - vector, alpha=settings.gamma * mixing[j])
             cross, _ = self.problem.gradient(model, batch)
             _must_be_finite(cross, number, f"the gradient of node {j}'s model")
@@ -188,11 +189,13 @@ class NGC(Node):
 
     def _data_variant(self, inbox: Messages, own: Tensor, number: int, k: int) -> Tensor:
         """Return the data-variant mean ``(P,)`` of those that answered and the own gradient."""
-        degrees = {j: self._check(m, number, k, self._kind) for j, m in inbox.items()}
+        degrees = read_each(inbox, lambda m: self._check(m, number, k, self._kind))
         own_weight, weights = gradient_weights(self.seat.degree, degrees)
         mean = own * own_weight
         for j in sorted(inbox):
-            mean.add_(self._decompress(inbox[j].values), alpha=weights[j])
+            with reading(j):
+                found = self._decompress(inbox[j].values)
+            mean.add_(found, alpha=weights[j])
         return mean
 
     def _step(self, point: Tensor, gradient: Tensor, number: int) -> None:

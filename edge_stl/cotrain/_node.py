@@ -7,20 +7,64 @@ came.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor
 
 from edge_stl.cotrain._local import LocalSettings, LocalSGD
 from edge_stl.cotrain._message import Message
 from edge_stl.cotrain._problem import Problem
+from edge_stl.errors import DataError
 
+
+T = TypeVar("T")
 
 Messages = Mapping[int, Message]
 """A message to or from each neighbour, by its number."""
 Round = Generator[Messages, Messages, float]
 """The exchanges of a round; it returns the mean training loss of the round."""
+
+
+class MessageError(DataError):
+    """A neighbour's message that cannot be used.
+
+    Attributes:
+        node: whose, by its number.
+        said: what is wrong with it, without whose it is.
+    """
+
+    def __init__(self, node: int, said: str) -> None:
+        super().__init__(f"node {node}: {said}")
+        self.node, self.said = node, said
+
+
+@contextmanager
+def reading(node: int) -> Iterator[None]:
+    """Tell of every wrong message that is read meanwhile whose it is.
+
+    Raises:
+        MessageError: one is wrong.
+    """
+    try:
+        yield
+    except DataError as error:
+        raise MessageError(node, str(error)) from None
+
+
+def read_each(inbox: Messages, read: Callable[[Message], T]) -> dict[int, T]:
+    """Return what is read from the message of each neighbour.
+
+    Raises:
+        MessageError: one is wrong.
+    """
+    found = {}
+    for node, message in inbox.items():
+        with reading(node):
+            found[node] = read(message)
+    return found
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,13 @@ def test_progress_is_told_at_most_once_a_second_and_at_the_end(told: Any):
     assert found[0]["rss"] > 10**6
 
 
+def test_a_loss_that_is_not_known_yet_is_null_as_json_has_no_nan(told: Any):
+    lines, _, read = told
+    lines.training("d1", 1, 1, 0, float("nan"))
+
+    assert read()[0]["loss"] is None
+
+
 def test_a_job_that_asks_whether_to_stop_is_alive_and_one_that_does_not_is_not(told: Any):
     lines, now, read = told
     asked = lines.living(lambda: True)

@@ -125,6 +125,23 @@ def test_a_neighbour_that_is_gone_pulls_no_more():
     assert distance < (nodes[0].vector - alone[4].vector).norm() / 2
 
 
+def test_a_neighbour_that_missed_a_round_is_left_out_from_then_on():
+    def models(absent: range) -> torch.Tensor:
+        nodes, _ = _run(
+            ChocoSettings(), rounds=4, gone=lambda number: (4,) if number in absent else ()
+        )
+        new = toy_nodes(Choco, RING, LocalSettings(rate=0.2, rounds=8, steps=2))
+        for node, old in zip(new, nodes, strict=True):
+            node.restore(old.state())
+        run_together(
+            new, rounds=8, start=4, ledger=Ledger(), gone=lambda n: (4,) if n in absent else ()
+        )
+        return _models(new)[:4]
+
+    # its estimates missed a difference: it must not matter whether it comes back
+    assert torch.equal(models(range(2, 4)), models(range(2, 99)))
+
+
 def test_a_forged_message_stops_the_node_before_its_estimates_are_touched():
     node = toy_nodes(Choco, RING, LocalSettings(rate=0.2, rounds=1))[0]
     before = node.estimates[1].clone()

@@ -94,12 +94,19 @@ DIP = FedDIPSettings(sparsity=0.8, every=3)
 
 
 def _run(
-    settings: FedDIPSettings, *, indexes: Any = (0, 1, 2), absent: Any = (), rounds: int = 7
+    settings: FedDIPSettings,
+    *,
+    indexes: Any = (0, 1, 2),
+    absent: Any = (),
+    rounds: int = 7,
+    speaks_for: Any = (),
 ) -> tuple[FedServer, Ledger]:
     found: list[tuple[FedServer, Ledger]] = []
 
     def client(_context: Context, index: int) -> FedClient:
-        return federation(settings, rounds=rounds)[1][index]  # anew for every message
+        made = federation(settings, rounds=rounds)[1][index]  # anew for every message
+        made.index = dict(speaks_for).get(index, index)
+        return made
 
     app = server_app(
         lambda _: federation(settings, rounds=rounds)[0],
@@ -156,6 +163,17 @@ def test_a_client_that_fails_is_missing_from_the_round_and_comes_back():
     assert all("link is down; expected an answer" in line for line in server.refused)
     assert len(server.refused) == 3
     assert ledger.sent[1][2].messages == ledger.sent[1][3].messages == 0
+
+
+def test_a_node_cannot_answer_for_another():
+    liar = FedDIPSettings.fedavg()
+    server, ledger = _run(liar, speaks_for={1: 0})
+    alone, _ = _alone(liar, gone=lambda _: (1,))
+
+    assert torch.equal(server.vector, alone.vector)
+    said = "an answer of client 1 that says it is of client 0"
+    assert [said in line for line in server.refused] == [True] * 7
+    assert ledger.sent[1][3].messages == 1
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +283,7 @@ def test_ctrl_c_on_one_box_keeps_the_rounds_and_all_go_on_to_the_same_numbers(
     again = trial.start()
     assert [box.end() for box in again] == [0, 0], again[0].said
     assert 0 < again[0].document["resumed_at"] < 150
+    assert f"going on after round {again[0].document['resumed_at']}" in again[0].said
     # The same numbers, and as many messages, as of a run that was never stopped.
     ours = _parameters(place / "out" / "ca1.gate.onnx")
     for name, array in _mean_in_one_process(place, group, "full", 2).items():
@@ -290,12 +291,26 @@ def test_ctrl_c_on_one_box_keeps_the_rounds_and_all_go_on_to_the_same_numbers(
     assert again[0].document["sent"]["messages"] == 150 + 2
 
 
-def test_a_star_ends_in_a_branch_file_as_well(begun: list[Box], place: Path):
-    trial = Trial(begun, place, _group(place, 2), 2)
+def test_a_star_ends_in_a_branch_file_for_the_bytes_that_were_told_before(
+    begun: list[Box],
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+    assert_schema: Callable[[Any, str], None],
+):
+    group = _group(place, 2)
+    trial = Trial(begun, place, group, 2)
     boxes = trial.start(method="feddip")
 
     assert [box.end() for box in boxes] == [0, 0], boxes[0].said
     assert boxes[0].document["graph"] == "star"
+    capsys.readouterr()
+    asked = ["cotrain", "feddip", str(place / "plan.toml"), "any", "--group", str(group)]
+    assert main([*asked, "-o", "any", "--dry-run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert_schema(told, "cotrain-dry-run")
+    sent = [box.document["sent"]["bytes"] for box in boxes]
+    assert told["boxes"][1]["bytes"] == sent[1]
+    assert abs(told["boxes"][0]["bytes"] - sent[0]) < 200  # what it says of the file
     weights = _parameters(place / "out" / "ca1.gate.onnx")
     zeros = sum(int((w == 0).sum()) for k, w in weights.items() if k.endswith("weight"))
     assert zeros > 0.5 * sum(w.size for k, w in weights.items() if k.endswith("weight"))

@@ -8,7 +8,7 @@ import pytest
 from device_agent.cotrain._group import Run, read_group
 from device_agent.cotrain._methods import METHODS
 from device_agent.cotrain._problem import refuse_batch_norm
-from edge_stl.cotrain import JwinsSettings
+from edge_stl.cotrain import JwinsSettings, PCASettings
 from edge_stl.errors import UsageError
 from edge_stl.plan import Plan, new_plan
 
@@ -55,6 +55,14 @@ def test_the_table_of_the_method_is_taken(tmp_path: Path):
 
     assert run.settings == JwinsSettings(shares=(0.5, 1.0))
     assert run.digest != _read(tmp_path, TEXT, "jwins").digest
+
+
+@pytest.mark.parametrize(("table", "start"), [("", 60), ("[pca]\nstart = 5\n", 5)])
+def test_pca_begins_with_a_tenth_of_the_run_in_full(tmp_path: Path, table: str, start: int):
+    run = _read(tmp_path, "steps = 3\n" + TEXT + table, "pca", rounds=200)
+
+    assert isinstance(run.settings, PCASettings)
+    assert run.settings.start == start
 
 
 @pytest.mark.parametrize("method", METHODS)

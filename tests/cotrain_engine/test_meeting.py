@@ -13,7 +13,7 @@ from device_agent.cotrain import _meeting
 from device_agent.cotrain._address import own_address, refuse_public, resolved
 from device_agent.cotrain._link import Pulse
 from device_agent.cotrain._meeting import Meeting, place_of
-from device_agent.cotrain.job import _agreed
+from device_agent.cotrain._start import agreed, start_text
 from edge_stl.errors import Interrupted, ResourceError, UsageError
 from tests.cotrain_engine.hall import LARGEST, Hall, together
 
@@ -242,7 +242,7 @@ def test_a_box_that_does_something_else_is_refused_by_name(key: str, value: Any,
     other = FACTS | {"box": "cam02"} | {key: value}
 
     with pytest.raises(UsageError, match=said):
-        _agreed([FACTS, other], FACTS, BOXES, 0)
+        agreed([FACTS, other], FACTS, BOXES, 0)
 
 
 @pytest.mark.parametrize(
@@ -251,4 +251,25 @@ def test_a_box_that_does_something_else_is_refused_by_name(key: str, value: Any,
 def test_all_go_on_from_the_newest_round_that_everybody_has(rounds: list[Any], start: int):
     other = FACTS | {"box": "cam02", "rounds": rounds}
 
-    assert _agreed([FACTS, other], FACTS, BOXES, 0) == start
+    assert agreed([FACTS, other], FACTS, BOXES, 0) == start
+
+
+@pytest.mark.parametrize(
+    ("theirs", "start", "said"),
+    [
+        ([0, 8, 16], 16, "going on after round 16"),
+        ([0, 8], 8, "going on after round 8: this box keeps what was after round 16, cam02 not"),
+        ([0], 0, "beginning anew: this box keeps what was after round 16, cam02 not"),
+        (None, 0, "beginning anew: this box keeps what was after round 16, cam02 not"),
+    ],
+)
+def test_a_box_says_where_the_run_goes_on_and_who_keeps_less(theirs: Any, start: int, said: str):
+    other = FACTS | {"box": "cam02", "rounds": theirs}
+
+    assert start_text([FACTS, other], BOXES, start=start, kept=[0, 8, 16]) == said
+
+
+def test_a_first_start_has_nothing_to_go_on_from():
+    other = FACTS | {"box": "cam02"}
+
+    assert start_text([FACTS | {"rounds": [0]}, other], BOXES, start=0, kept=[0]) == ""

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from device_agent.cotrain._forecast import federated_bytes, pca_bytes
 from device_agent.cotrain._methods import STARS
 from device_agent.cotrain._star import FedAvgSettings, Federated, PCAWorker
 from edge_stl.cotrain import (
@@ -17,7 +18,7 @@ from edge_stl.cotrain import (
     Replicas,
     run_server,
 )
-from edge_stl.errors import Interrupted, UsageError
+from edge_stl.errors import DataError, Interrupted, UsageError
 from tests.cotrain.toy import toy_problem
 from tests.cotrain_engine.hall import NAMES, Hall, together
 
@@ -45,6 +46,8 @@ def test_pca_over_gloo_has_the_bits_of_replicas_in_one_process(form: str):
     replicas.run(rounds=LOCAL.rounds, ledger=Ledger())
 
     assert all(torch.equal(vector, replicas.vector) for vector in ran)
+    told = pca_bytes(settings, problems[0].shapes, workers=3, steps=LOCAL.rounds * LOCAL.steps)
+    assert [hall.ledgers[rank].node(rank) for rank in range(3)] == told
     if form == "none":
         # The hub sends and takes N - 1 times what a worker does: as many bytes as in a ring.
         parameters = len(replicas.vector)
@@ -57,6 +60,7 @@ def test_pca_over_gloo_has_the_bits_of_replicas_in_one_process(form: str):
     [
         FedDIPSettings.fedavg(),
         FedDIPSettings(sparsity=0.8, every=2, fraction=0.7),
+        FedDIPSettings(sparsity=0.8, every=3),
         FedDIPSettings(sparsity=0.8, every=2, masks="regrow"),
     ],
 )
@@ -68,12 +72,13 @@ def test_a_federation_over_gloo_has_the_bits_of_one_in_one_process(settings: Fed
         engine = Federated(
             problems[rank], LOCAL, settings, exchange, names=NAMES[:3], images=10 + rank, seed=5
         )
+        losses: list[float] = []
         for number in range(LOCAL.rounds):
             if number == 3:  # as after a restart
                 engine.restore(engine.state())
-            engine.round(number)
+            losses.append(engine.round(number))
         exchange.close()
-        return engine.vector
+        return engine.vector, losses
 
     ran = together(3, box)
     clients = [FedClient(k, toy_problem(k), LOCAL, images=10 + k, seed=5) for k in range(3)]
@@ -82,7 +87,11 @@ def test_a_federation_over_gloo_has_the_bits_of_one_in_one_process(settings: Fed
     ledger = Ledger()
     run_server(server, clients, ledger=ledger)
 
-    assert torch.equal(ran[0], server.vector)
+    assert torch.equal(ran[0][0], server.vector)
+    assert ran[1][1][-1] == clients[1].loss > 0  # a client knows its own
+    if settings.fraction == 1:
+        told = federated_bytes(settings, start.shapes, workers=3, rounds=LOCAL.rounds)
+        assert [hall.ledgers[rank].node(rank) for rank in range(3)] == told
     for rank in (1, 2):  # what the first box says to itself leaves no box
         assert hall.ledgers[rank].node(rank).values == ledger.node(rank).values
         assert hall.ledgers[rank].node(rank).indices == ledger.node(rank).indices
@@ -117,6 +126,30 @@ def test_a_middle_that_is_lost_ends_the_run_and_another_box_does_not(method: str
     assert list(ran[0]) == [2]
     assert "cam01, which" in ran[1]
     assert "is lost" in ran[1]
+
+
+def test_an_answer_for_another_box_is_told_with_the_name_of_its_sender():
+    hall, problems = Hall(3), [toy_problem(rank) for rank in range(3)]
+
+    def box(rank: int) -> str:
+        exchange = hall.exchange(rank)
+        engine = Federated(
+            problems[rank], LOCAL, FedDIPSettings.fedavg(), exchange,
+            names=NAMES[:3], images=1, seed=0,
+        )  # fmt: skip
+        if rank == 2:
+            engine._client.index = 1
+        try:
+            engine.round(0)
+        except DataError as error:
+            return str(error)
+        finally:
+            exchange.close()
+        return ""
+
+    assert together(3, box)[0].startswith(
+        "cam03: an answer of client 2 that says it is of client 1"
+    )
 
 
 def test_every_star_has_settings_and_they_are_checked():

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from device_agent.cotrain._methods import METHODS, settings_class
 from edge_stl import errors
 from edge_stl.cli import main
 from edge_stl.cli._app import app
@@ -158,6 +160,23 @@ def test_every_key_of_a_manifest_is_documented() -> None:
     page = read("docs/branch-file.md")
     missing = [key for key, _ in keys(Manifest) if f"`{key.split('.')[-1]}`" not in page]
     assert not missing
+
+
+def test_every_setting_of_a_method_is_documented_with_its_default() -> None:
+    """docs/cotrain.md has a row for every setting of a method; those of PCA are the hook's."""
+    text = section("docs/cotrain.md", "Settings of the methods")
+    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| ([^|]+?) \|", text, re.MULTILINE))
+    expected: dict[str, str] = {}
+    for method in METHODS:
+        kind = settings_class(method)
+        if kind is not None and method not in ("compngc", "pca"):
+            for field in fields(kind):
+                default = "none" if field.default is None else f"`{json.dumps(field.default)}`"
+                expected[f"{method}.{field.name}"] = default
+    assert rows == expected
+    hook = section("docs/pca-hook.md", "Which form")
+    assert all(f"`{field.name}`" in hook for field in fields(settings_class("pca")))
+    assert settings_class("compngc") is settings_class("ngc")
 
 
 def test_every_reason_is_documented() -> None:
