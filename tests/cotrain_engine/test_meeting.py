@@ -223,6 +223,7 @@ FACTS = {
     "plan": "a" * 64,
     "group": "b" * 64,
     "resolution": 32,
+    "patience": 60.0,
     "rounds": [0, 8, 16],
 }
 
@@ -234,6 +235,7 @@ FACTS = {
         ("group", "c" * 64, "cam02: has another group file, method or options"),
         ("version", "9", "cam02: has another edge-stl"),
         ("resolution", 64, r"cam02: has another native resolution \(64\) than cam01 \(32\)"),
+        ("patience", 5.0, r"cam02: has another --peer-timeout \(5.0\) than cam01 \(60.0\)"),
         ("box", "cam07", "rank 1: box 'cam07' came; expected cam02"),
         ("box", None, "rank 1: box 'None' came; expected cam02"),
     ],
