@@ -2,20 +2,20 @@
 
 import json
 import socket
+import threading
 import time
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from device_agent.cotrain import _meeting
+from device_agent.cotrain import _address, _meeting
 from device_agent.cotrain._address import own_address, refuse_public, resolved
 from device_agent.cotrain._link import Pulse
 from device_agent.cotrain._meeting import Meeting, place_of
 from device_agent.cotrain._start import agreed, start_text
 from edge_stl.errors import Interrupted, ResourceError, UsageError
-from tests.cotrain_engine.hall import LARGEST, Hall, together
+from tests.cotrain_engine.hall import LARGEST, Hall, listening, together
 
 
 BOXES = ("cam01", "cam02")
@@ -94,6 +94,10 @@ def test_the_interface_that_is_named_is_looked_at(monkeypatch: pytest.MonkeyPatc
 
     with pytest.raises(UsageError, match="GLOO_SOCKET_IFNAME=nosuch0: no interface"):
         own_address("10.8.0.1", 29500)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    monkeypatch.setattr(_address, "_of_interface", lambda _name: "81.2.69.142")
+    with pytest.raises(UsageError, match=r"GLOO_SOCKET_IFNAME=lo: 81\.2\.69\.142 is a public"):
+        own_address("10.8.0.1", 29500)
 
 
 def test_a_box_that_is_not_enrolled_is_refused(torchrun: Any):
@@ -160,14 +164,53 @@ def test_the_first_box_holds_the_meeting_on_its_private_address_alone():
 
 
 def _listening(port: int) -> set[str]:
-    found = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with Path(table).open() as lines:
-            for line in lines:
-                address, _, number = line.split()[1].partition(":")
-                if number == f"{port:04X}" and line.split()[3] == "0A":
-                    found.add(address)
-    return found
+    return {address for address, number in listening() if number == port}
+
+
+def test_gloo_listens_on_the_own_address_alone():
+    hall, before = Hall(2), listening()
+
+    def box(rank: int) -> Any:
+        meeting = hall.meeting(rank)
+        meeting._own = f"127.0.0.{7 + rank}"
+        links = meeting.links(largest=LARGEST, pulse=Pulse(20))
+        ready.wait()
+        found = {address for address, _ in listening() - before}
+        ready.wait()
+        for link in links.values():
+            link.leave()
+            link.close(time.monotonic() + 5)
+        return found
+
+    ready = threading.Barrier(2)
+
+    # 127.0.0.7 and 127.0.0.8, as the kernel writes them
+    assert together(2, box)[0] == {"0700007F", "0800007F"}
+
+
+def test_who_refuses_lets_the_others_read_why(monkeypatch: pytest.MonkeyPatch):
+    hall = Hall(2)
+    first = hall.meeting(0)
+    second = hall.meeting(1)
+    second._opened().set("edge-stl/0/hello/1", "{}")
+    first.say({})
+    read = threading.Event()
+
+    def reads() -> None:
+        time.sleep(0.5)
+        read.set()
+        second._opened().set("edge-stl/0/seen/1", "1")
+
+    reader = threading.Thread(target=reads)
+    reader.start()
+    first.leave()
+
+    assert read.is_set()
+    reader.join()
+    monkeypatch.setattr(_meeting, "_LEAVE", 0.3)
+    alone = hall.meeting(0, attempt="1")
+    alone._opened()
+    alone.leave()  # does not wait for ever for a box that has gone
 
 
 def test_an_address_that_is_not_of_this_box_cannot_be_listened_on():
@@ -208,7 +251,7 @@ def test_who_waits_says_for_whom_and_can_be_stopped(monkeypatch: pytest.MonkeyPa
     assert hall.told == ["waiting for cam02"]
 
 
-@pytest.mark.parametrize("text", ["[1]", "{", '"x' * 70_000, "[" * 60_000])
+@pytest.mark.parametrize("text", ["[1]", "{", '{"x": "' + "x" * 70_000 + '"}', "[" * 60_000])
 def test_what_a_box_says_is_read_with_care(text: str):
     hall = Hall(2)
     hall.meeting(1)._opened().set("edge-stl/0/hello/1", text)
