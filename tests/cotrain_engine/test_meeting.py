@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from contextlib import closing
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -233,6 +234,29 @@ def test_the_same_rank_twice_is_refused():
 
     with pytest.raises(UsageError, match="another process has taken the place of cam02"):
         hall.meeting(1).say({"box": "cam02"})
+
+
+@pytest.mark.parametrize("call", ["compare_set", "check", "get", "set"])
+def test_a_meeting_point_that_goes_away_is_one_line(call: str):
+    def gone(*_: object) -> None:
+        raise RuntimeError("Connection reset by peer")
+
+    hall = Hall(1)
+    meeting = hall.meeting(0)
+    meeting._opened()
+    store: Any = SimpleNamespace(
+        compare_set=lambda _key, _before, own: own.encode(),
+        check=lambda _keys: True,
+        get=lambda _key: b"{}",
+        set=lambda _key, _value: None,
+    )
+    setattr(store, call, gone)
+    meeting._store = store
+
+    with pytest.raises(
+        ResourceError, match=r"the meeting point of the group went away\. See what c"
+    ):
+        meeting.say({})
 
 
 def test_who_waits_says_for_whom_and_can_be_stopped(monkeypatch: pytest.MonkeyPatch):

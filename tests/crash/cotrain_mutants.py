@@ -103,6 +103,12 @@ ROWS = [
         "        if False:\n", f"{_T_MEETING}::test_the_same_rank_twice_is_refused",
     ),
     (
+        "a meeting point that goes away is one line", _MEETING,
+        "            return self._exchanged(store, own)\n        except RuntimeError:\n",
+        "            return self._exchanged(store, own)\n        except ZeroDivisionError:\n",
+        f"{_T_MEETING}::test_a_meeting_point_that_goes_away_is_one_line",
+    ),
+    (
         "what a box says has a size", _MEETING,
         "json.loads(text) if len(text) <= _MOST_BYTES else None", "json.loads(text)", _CARE,
     ),
