@@ -230,7 +230,9 @@ def test_an_address_that_is_not_of_this_box_cannot_be_listened_on():
 
 def test_the_same_rank_twice_is_refused():
     hall = Hall(2)
-    hall.meeting(0)._opened().set("edge-stl/0/hello/1", json.dumps({"box": "cam02", "x": 1}))
+    store = hall.meeting(0)._opened()
+    store.set("edge-stl/0/hello/0", "{}")
+    store.set("edge-stl/0/hello/1", json.dumps({"box": "cam02", "x": 1}))
 
     with pytest.raises(UsageError, match="another process has taken the place of cam02"):
         hall.meeting(1).say({"box": "cam02"})
