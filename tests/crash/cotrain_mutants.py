@@ -145,7 +145,9 @@ ROWS = [
     ),
     (
         "boxes have one resolution", _AGREED,
-        '    "resolution": (\n', '    "box": (\n', _OTHER,
+        '    "resolution": (\n        "native resolution",\n        "Group boxes whose images have '
+        'the same; others train a branch of their own",\n    ),\n',
+        "", _OTHER,
     ),
     (
         "boxes have one time limit", _AGREED,
