@@ -181,11 +181,6 @@ ROWS = [
         "    if False:\n", f"{_T_GROUP}::test_a_wrong_group_is_refused_in_one_line",
     ),
     (
-        "a key of a group file is known", _GROUP,
-        "        if key not in Group.model_fields:\n", "        if False:\n",
-        f"{_T_GROUP}::test_a_wrong_group_is_refused_in_one_line",
-    ),
-    (
         "a network with batch norm is not averaged", _JOB,
         "    refuse_batch_norm(plan, branch)\n", "",
         f"{_T_JOBS}::test_a_network_that_cannot_be_averaged_is_refused_before_the_others_are_met",
