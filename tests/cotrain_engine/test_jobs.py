@@ -1,6 +1,7 @@
 """Whole runs, a box a thread: who is refused, what is signed, what a lost link leaves."""
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -149,12 +150,18 @@ def test_a_group_that_signs_with_the_key_of_a_box_is_refused_at_the_desk(
     assert "cam01" in said
 
 
+def _alone(asked: GroupJob) -> None:
+    """Run a box whose group never comes, for so long as nothing but a hang takes."""
+    end = time.monotonic() + 30
+    run_group_job(asked, should_stop=lambda: time.monotonic() > end)
+
+
 def test_a_key_that_would_leave_the_box_is_refused_before_the_others_are_met(site: Site):
     asked = site.asked(Hall(2), 0)
     asked = replace(asked, job=replace(asked.job, key=site.folder / "out" / "gate.key"))
 
     with pytest.raises(UsageError, match="lies in the output folder"):
-        run_group_job(asked)
+        _alone(asked)
 
 
 def test_a_network_that_cannot_be_averaged_is_refused_before_the_others_are_met(site: Site):
@@ -165,7 +172,7 @@ def test_a_network_that_cannot_be_averaged_is_refused_before_the_others_are_met(
     )  # fmt: skip
 
     with pytest.raises(UsageError, match="cnn-s has batch norm"):
-        run_group_job(replace(asked, job=replace(asked.job, plan=plan)))
+        _alone(replace(asked, job=replace(asked.job, plan=plan)))
 
 
 def test_images_that_are_too_coarse_for_the_branch_are_refused_before_the_others_are_met(
@@ -175,7 +182,7 @@ def test_images_that_are_too_coarse_for_the_branch_are_refused_before_the_others
     coarse = pictures(site.folder / "coarse", CLASSES, count=6, side=4)
 
     with pytest.raises(DataError, match="branch ch1: the images reach 4 px; it needs 8"):
-        run_group_job(replace(asked, job=replace(asked.job, images=coarse)))
+        _alone(replace(asked, job=replace(asked.job, images=coarse)))
 
 
 def test_a_link_that_is_lost_to_all_others_stops_the_box_and_all_go_on_later_to_the_same_bytes(
