@@ -194,7 +194,7 @@ def test_a_link_that_is_lost_to_all_others_stops_the_box_and_all_go_on_later_to_
         if done == 2:
             assert over.wait(100)
 
-    hall = Hall(3, limit=3.0)
+    hall = Hall(3, limit=4.0)
     asked = [site.asked(hall, rank, momentum=0.5) for rank in range(3)]
     notes = [Notes(), Notes(cut), Notes(cut)]
 
@@ -212,10 +212,11 @@ def test_a_link_that_is_lost_to_all_others_stops_the_box_and_all_go_on_later_to_
         "boxes goes on there"
     )
     assert notes[0].said == [
-        f"{name}: lost, nothing was heard of it for 3 s; going on without it"
+        f"{name}: lost, nothing was heard of it for 4 s; going on without it"
         for name in ("cam02", "cam03")
     ]
-    again = [replace(each, place=hall.place(each.place.rank, attempt="1")) for each in asked]
+    patient = [replace(each, peer_timeout=60.0) for each in asked]
+    again = [replace(each, place=hall.place(each.place.rank, attempt="1")) for each in patient]
     ran = _run(again)
     assert [document["resumed_at"] for document in ran] == [2, 2, 2]
     anew = [
@@ -224,7 +225,7 @@ def test_a_link_that_is_lost_to_all_others_stops_the_box_and_all_go_on_later_to_
             place=hall.place(each.place.rank, attempt="2"),
             job=replace(each.job, work=site.folder / "anew" / each.job.box),
         )
-        for each in asked
+        for each in patient
     ]
     assert _run(anew)[0]["sha256"] == ran[0]["sha256"]
 
