@@ -227,7 +227,9 @@ def test_a_link_that_is_lost_to_all_others_stops_the_box_and_all_go_on_later_to_
         )
         for each in patient
     ]
-    assert _run(anew)[0]["sha256"] == ran[0]["sha256"]
+    whole = _run(anew)
+    assert [document["lost"] for document in ran + whole] == [[]] * 6
+    assert whole[0]["sha256"] == ran[0]["sha256"]
 
 
 OTHER = new_plan(
