@@ -3,6 +3,8 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -266,6 +268,32 @@ def test_silence_loses_a_peer_and_its_sign_of_life_does_not():
 
     assert together(2, box) == [[1], [0]]
     assert hall.told == []
+
+
+def _listens(wire: Any) -> None:
+    wire.recv([torch.zeros(99, dtype=torch.uint8)], 0, 0).wait(timedelta(seconds=5))
+
+
+def _talks(wire: Any) -> None:
+    wire.send([_frame(0)], 0, 0).wait(timedelta(seconds=5))
+    time.sleep(0.1)
+
+
+@pytest.mark.parametrize("does", [_listens, _talks])
+def test_a_peer_that_only_listens_or_only_talks_is_lost(does: Callable[[Any], None]):
+    outlived: list[bool] = []
+
+    def peer(wire: Any) -> None:
+        end = time.monotonic() + 20
+        with suppress(RuntimeError):  # hung up on
+            while time.monotonic() < end:
+                does(wire)
+        outlived.append(time.monotonic() >= end)
+
+    _, lost, _ = _against(peer, limit=1.0)
+
+    assert lost == {1: "nothing was heard of it for 1 s"}
+    assert outlived == [False]
 
 
 def test_a_main_thread_that_hangs_gives_no_sign_of_life():

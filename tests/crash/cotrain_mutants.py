@@ -29,6 +29,7 @@ _T_FLOWER = f"{_METHODS}/test_flower.py"
 _LENGTH = f"{_T_EXCHANGE}::test_a_length_that_no_message_has_is_refused_before_memory_is_taken"
 _FOREIGN = f"{_T_EXCHANGE}::test_what_is_no_message_of_this_round_loses_its_sender"
 _LIFE = f"{_T_EXCHANGE}::test_silence_loses_a_peer_and_its_sign_of_life_does_not"
+_HALF = f"{_T_EXCHANGE}::test_a_peer_that_only_listens_or_only_talks_is_lost"
 _PUBLIC = f"{_T_MEETING}::test_a_public_address_is_refused"
 _OTHER = f"{_T_MEETING}::test_a_box_that_does_something_else_is_refused_by_name"
 _CARE = f"{_T_MEETING}::test_what_a_box_says_is_read_with_care"
@@ -288,7 +289,12 @@ ROWS = [
     (
         "silence has an end", _LINK,
         "self._wire.recv([piece], self._peer, 0).wait(timedelta(seconds=self._limit))",
-        "self._wire.recv([piece], self._peer, 0).wait(timedelta(seconds=60))", _LIFE,
+        "self._wire.recv([piece], self._peer, 0).wait(timedelta(seconds=60))", _HALF,
+    ),
+    (
+        "a peer that takes nothing is lost", _LINK,
+        "self._wire.send([piece], self._peer, 0).wait(timedelta(seconds=self._limit))",
+        "self._wire.send([piece], self._peer, 0).wait(timedelta(seconds=60))", _HALF,
     ),
     (
         "a box that leaves says so", _LINK,
