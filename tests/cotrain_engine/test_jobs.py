@@ -287,7 +287,3 @@ def test_rounds_that_are_kept_belong_to_plan_box_seed_images_and_version(
     keys.append(key(asked, "images", 8))
 
     assert len(set(keys)) == len(keys)
-
-
-def test_a_count_leaves_the_box_with_the_floor_of_the_plan():
-    assert job_module._published([0, 1, 9], 5) == (0, 5, 9)

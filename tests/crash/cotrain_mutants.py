@@ -202,11 +202,6 @@ ROWS = [
         f"{_T_JOBS}::test_the_file_of_a_group_is_signed_and_taken_from_who_is_trusted_alone",
     ),
     (
-        "counts leave a box with the floor of the plan", _JOB,
-        "return tuple(max(n, floor) if n else 0 for n in counts)", "return tuple(counts)",
-        f"{_T_JOBS}::test_a_count_leaves_the_box_with_the_floor_of_the_plan",
-    ),
-    (
         "scores leave a box with the floor of the plan", _SCORES,
         "np.where(held > 0, np.maximum(held, floor), 0)", "held",
         f"{_T_END}::test_with_a_floor_no_count_below_it_is_told",
