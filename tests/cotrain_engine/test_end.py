@@ -203,7 +203,10 @@ def test_a_server_that_is_lost_at_the_end_takes_its_model_with_it():
         except Interrupted as stopped:
             return str(stopped)
         finally:
+            both.wait(60)  # neither leaves before the other has noticed
             exchange.close()
+
+    both = threading.Barrier(2)
 
     said = "cam01, which holds the model, is lost before the branch file was written"
     assert all(said in stopped for stopped in together(3, box)[1:])
