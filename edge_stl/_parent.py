@@ -1,9 +1,12 @@
-"""A light parent for ``edge-stl train``, which can say that the memory ran out.
+"""A light parent for ``edge-stl train`` and ``cotrain``, which can say that the memory ran out.
 
 Where a box has too little memory the kernel kills the agent (SIGKILL), or a library gives up on it
 (SIGABRT): the process has no time for a sentence. So the command forks before anything large is
 loaded. The child is the agent; the parent waits, hands signals on, and puts a death into words. It
 costs the pages of a bare interpreter, most of them shared with the child.
+
+gloo gives up in the same way when a peer sends it what no box sends, and nothing in the process can
+prevent that (`device_agent.cotrain._link`).
 
 The child dies with the parent, by SIGKILL: who kills the command with SIGKILL means the agent. A
 process that others supervise, as a fleet does its agents, has `ALONE` in its environment and is
@@ -32,6 +35,13 @@ _DEADLY = {
 }
 _ASKING = frozenset({signal.SIGINT, signal.SIGTERM})
 _SI_USER = 0
+_AGENTS = ("train", "cotrain")
+_SAME_COMMAND = {
+    "train": "Its last checkpoint is kept: the same command goes on there",
+    "cotrain": "Its last rounds are kept: the same command on all boxes goes on there",
+}
+_OTHERWISE = "; gloo does so too when what reaches its ports sends what no box sends"
+"""What else SIGABRT may mean for a box of a group."""
 
 
 class _Began:
@@ -50,7 +60,10 @@ def supervised(arguments: Sequence[str]) -> None:
         arguments: of ``edge-stl``.
     """
     _Began.at = time.monotonic()
-    if sys.platform != "linux" or os.environ.get(ALONE) or not _trains(arguments):
+    if sys.platform != "linux" or os.environ.get(ALONE):
+        return
+    verb = _agent(arguments)
+    if verb is None:
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_ASKING, signal.SIGCHLD})
     parent = os.getpid()
@@ -62,24 +75,26 @@ def supervised(arguments: Sequence[str]) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return
     if child:
-        _Parent(child).wait()
+        _Parent(child, verb).wait()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before we asked
         os.kill(os.getpid(), signal.SIGKILL)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _trains(arguments: Sequence[str]) -> bool:
+def _agent(arguments: Sequence[str]) -> str | None:
+    """Return which agent a command line starts, or None where it starts none of its own."""
     verb = next((a for a in arguments if not a.startswith("-")), None)
     rest = [a.partition("=")[0] for a in arguments]
-    return verb == "train" and not {"--jobs", "--help", "-h", "--debug"} & set(rest)
+    alone = {"--jobs", "--help", "-h", "--debug"} & set(rest)
+    return verb if verb in _AGENTS and not alone else None
 
 
 class _Parent:
     """Waits for the child."""
 
-    def __init__(self, child: int) -> None:
-        self._child = child
+    def __init__(self, child: int, verb: str) -> None:
+        self._child, self._verb = child, verb
 
     def wait(self) -> None:
         """Hand signals on until the child is gone, and end as it did."""
@@ -99,11 +114,14 @@ class _Parent:
             os._exit(code)
         number = signal.Signals(-code)
         if number in _DEADLY:
+            group = self._verb == "cotrain"
+            otherwise = _OTHERWISE if group and number == signal.SIGABRT else ""
+            less = "" if group else f", --max-memory {0.8 * peak / 1e6:.0f}M or a coarser --branch"
             line = (
-                f"edge-stl: train: the agent {_DEADLY[number]}; it held {peak / 1e6:.0f} MB at "
-                "most. Its last checkpoint is kept: the same command goes on there. Give it more "
-                f"memory, or add --threads 1, --max-memory {0.8 * peak / 1e6:.0f}M or a coarser "
-                "--branch\n"
+                f"edge-stl: {self._verb}: the agent {_DEADLY[number]}{otherwise}; it held "
+                f"{peak / 1e6:.0f} MB at most. {_SAME_COMMAND[self._verb]}. Give it more memory, "
+                f"or add --threads 1{less}"
+                f"{'. Let nobody but the boxes reach its ports' if otherwise else ''}\n"
             )
             try:
                 os.write(2, line.encode())

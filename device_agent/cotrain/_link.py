@@ -203,7 +203,8 @@ class Link:
             self.lose(_in_words(error, self._limit))
 
     def _take(self, count: int) -> Tensor:
-        whole = torch.empty(count, dtype=torch.uint8)
+        # Of a piece that comes short gloo tells nothing: what it left out must not be old memory.
+        whole = torch.zeros(count, dtype=torch.uint8)
         for start in range(0, count, PIECE_BYTES):
             piece = whole[start : start + PIECE_BYTES]
             self._wire.recv([piece], self._peer, 0).wait(timedelta(seconds=self._limit))

@@ -142,6 +142,15 @@ class Meeting:
         """
         own = json.dumps(facts, sort_keys=True)
         store = self._opened()
+        try:
+            return self._exchanged(store, own)
+        except RuntimeError:
+            raise ResourceError(
+                f"{self._host}:{self._place.port}: the meeting point of the group went away. "
+                f"See what {self._names[0]} says"
+            ) from None
+
+    def _exchanged(self, store: "Store", own: str) -> list[dict[str, Any]]:
         taken = store.compare_set(self._key("hello", self._place.rank), "", own)
         if taken != own.encode():
             raise UsageError(
@@ -259,13 +268,7 @@ class Meeting:
         store, began, said = self._opened(), time.monotonic(), False
         missing = set(range(self._place.world))
         while True:
-            try:
-                missing = {r for r in missing if not store.check([self._key(what, r)])}
-            except RuntimeError:
-                raise ResourceError(
-                    f"{self._host}:{self._place.port}: the meeting point of the group went away. "
-                    f"See what {self._names[0]} says"
-                ) from None
+            missing = {r for r in missing if not store.check([self._key(what, r)])}
             if not missing:
                 return
             names = ", ".join(self._names[rank] for rank in sorted(missing))

@@ -23,6 +23,8 @@ def agreed(
             "native resolution",
             "Group boxes whose images have the same; others train a branch of their own",
         ),
+        # Signs of life come at the pace of the sender's limit.
+        "patience": ("--peer-timeout", "Start every box with the same one"),
     }
     for other, (name, facts) in enumerate(zip(boxes, said, strict=True)):
         if facts.get("box") != name:

@@ -125,14 +125,7 @@ class _Box:
         self._pulse = Pulse(asked.peer_timeout)
         self._rank = asked.place.rank
         group = self._run.group
-        self._key = checkpoint.resume_key(
-            plan=self._job.plan.digest,
-            run=self._run.digest,
-            box=self._job.box,
-            images=images_digest,
-            native_resolution=cache.native_resolution,
-            version=__version__,
-        )
+        self._key = _resume_key(asked, images_digest, cache.native_resolution)
         self._problem = BranchProblem(
             cache.pixels,
             cache.labels,
@@ -216,6 +209,7 @@ class _Box:
             "plan": self._job.plan.digest,
             "group": self._run.digest,
             "resolution": self._cache.native_resolution,
+            "patience": self._asked.peer_timeout,
             "rounds": list(rounds),
         }
 
@@ -339,6 +333,18 @@ def _opened_cache(
         ) from None
     finally:
         cache.pixels.close()
+
+
+def _resume_key(asked: GroupJob, images: str, native_resolution: int) -> str:
+    """Return the digest of everything that the rounds kept here belong to."""
+    return checkpoint.resume_key(
+        plan=asked.job.plan.digest,
+        run=asked.run.digest,
+        box=asked.job.box,
+        images=images,
+        native_resolution=native_resolution,
+        version=__version__,
+    )
 
 
 def _carries(plan: Plan, cache: ImageCache, run: Run) -> None:

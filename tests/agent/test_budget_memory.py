@@ -272,19 +272,20 @@ def test_the_agent_does_not_outlive_its_parent():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "forks"),
+    ("arguments", "agent"),
     [
-        (["train", "plan.toml", "photos"], True),
-        (["-q", "train"], True),
-        (["train", "--jobs", "f"], False),
-        (["train", "--jobs=f"], False),
-        (["train", "--help"], False),
-        (["merge", "train"], False),
-        ([], False),
+        (["train", "plan.toml", "photos"], "train"),
+        (["-q", "train"], "train"),
+        (["cotrain", "full", "plan.toml", "photos"], "cotrain"),
+        (["train", "--jobs", "f"], None),
+        (["train", "--jobs=f"], None),
+        (["train", "--help"], None),
+        (["merge", "train"], None),
+        ([], None),
     ],
 )
-def test_only_one_job_has_a_parent(arguments: list[str], forks: bool):
-    assert _parent._trains(arguments) == forks
+def test_only_one_agent_of_ones_own_has_a_parent(arguments: list[str], agent: str | None):
+    assert _parent._agent(arguments) == agent
 
 
 def test_who_is_supervised_already_is_not_forked():

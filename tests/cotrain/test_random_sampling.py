@@ -108,6 +108,7 @@ def test_a_node_whose_neighbour_is_gone_goes_on():
     ("indices", "values", "said"),
     [
         (b"", bytes(400), "a seed of 0 bytes; expected 16"),
+        (bytes(17), bytes(400), "a seed of 17 bytes; expected 16"),
         (struct.pack("<Qd", 1, 0.0), b"", "a share of 0.0; expected above 0 to 1"),
         (struct.pack("<Qd", 1, float("nan")), b"", "a share of nan"),
         (struct.pack("<Qd", 1, 2.0), bytes(400), "a share of 2.0"),

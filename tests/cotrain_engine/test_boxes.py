@@ -22,6 +22,7 @@ from device_agent.cotrain._end import mean_model
 from device_agent.cotrain._group import read_group
 from device_agent.cotrain._methods import make_node
 from device_agent.cotrain._problem import BranchProblem
+from edge_stl._parent import ALONE
 from edge_stl.branch import folded_parameters
 from edge_stl.cli import main
 from edge_stl.cotrain import Ledger, Seat, run_together
@@ -135,6 +136,7 @@ class Trial:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(self._store.port),
             "TORCHELASTIC_USE_AGENT_STORE": "True",
+            ALONE: "1",  # a signal is for the agent itself
         }
         file = place / f"said-{name}-{time.monotonic_ns()}"
         self._begun.append(Box(argv, environment, file))

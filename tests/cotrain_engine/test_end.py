@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from device_agent.cotrain._end import (
+    _DONE,
     End,
     largest_message,
     mean_model,
@@ -17,7 +18,7 @@ from device_agent.cotrain._end import (
 from device_agent.cotrain._scores import TEMPERATURES, Scores
 from edge_stl.branch import fit_temperature
 from edge_stl.branch._calibrate import class_mean_log_loss
-from edge_stl.cotrain import HEADER_BYTES
+from edge_stl.cotrain import HEADER_BYTES, Message
 from edge_stl.errors import DataError, Interrupted
 from edge_stl.fusion import Member, member_probabilities
 from edge_stl.testing import assert_parity
@@ -165,8 +166,32 @@ def test_when_the_writer_is_lost_the_next_box_writes():
     assert hall.told.count("cam01: lost, it left the run; going on without it") == 2
 
 
+def test_a_writer_that_tells_nonsense_is_lost_and_the_next_box_writes():
+    for told in (b"{", b"[]", b'{"members": 1, "facts": {}}', b"[" * 9999):
+        hall = Hall(3)
+
+        def box(rank: int, hall: Any = hall, told: bytes = told) -> Any:
+            exchange = hall.exchange(rank)
+            if rank == 0:
+                send = exchange.send
+
+                def nonsense(to: int, message: Any, number: int, cost: Any = None) -> None:
+                    if message.kind == _DONE:
+                        message = Message(number, _DONE, indices=told)
+                    send(to, message, number, cost)
+
+                exchange.send = nonsense  # type: ignore[method-assign]
+            try:
+                return _end(rank, exchange, lambda *_: {"sha256": "x"}).run(torch.ones(9), TRAIN)
+            finally:
+                exchange.close()
+
+        assert [ended.writer for ended in together(3, box)] == [0, 1, 1]
+        assert sum("what it says of the branch file cannot be read" in x for x in hall.told) == 2
+
+
 def test_a_server_that_is_lost_at_the_end_takes_its_model_with_it():
-    hall = Hall(2)
+    hall = Hall(3)
 
     def box(rank: int) -> Any:
         exchange = hall.exchange(rank)
@@ -178,9 +203,13 @@ def test_a_server_that_is_lost_at_the_end_takes_its_model_with_it():
         except Interrupted as stopped:
             return str(stopped)
         finally:
+            both.wait(60)  # neither leaves before the other has noticed
             exchange.close()
 
-    assert "every other box is lost before the branch file was written" in together(2, box)[1]
+    both = threading.Barrier(2)
+
+    said = "cam01, which holds the model, is lost before the branch file was written"
+    assert all(said in stopped for stopped in together(3, box)[1:])
 
 
 def test_a_model_of_another_size_or_counts_that_cannot_be_lose_their_sender():

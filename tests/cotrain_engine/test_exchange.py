@@ -3,6 +3,8 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -26,7 +28,7 @@ from edge_stl.cotrain import (
     pack_floats,
     run_together,
 )
-from edge_stl.errors import DataError
+from edge_stl.errors import DataError, Interrupted
 from tests.cotrain.toy import toy_nodes, toy_problem
 from tests.cotrain_engine.hall import LARGEST, Hall, together
 
@@ -213,6 +215,17 @@ def test_what_is_no_message_of_this_round_loses_its_sender(data: bytes, said: st
     assert said in lost[1]
 
 
+def test_what_a_short_piece_leaves_out_is_zero_and_no_old_memory(monkeypatch: pytest.MonkeyPatch):
+    full = torch.full
+    monkeypatch.setattr(torch, "empty", lambda count, dtype: full((count,), 7, dtype=dtype))
+    data = Message(0, kind=1, values=b"\5" * 40).to_bytes()
+    frame = _frame(len(data)).numpy().tobytes()
+
+    answer, _, _ = _against(_sending(frame, data[:-30], _frame(-1).numpy().tobytes()))
+
+    assert answer[1].values == b"\5" * 10 + bytes(30)
+
+
 def test_a_flood_of_messages_is_refused():
     def flood(wire: Any) -> None:
         send = _sending(*_framed(Message(0, kind=1).to_bytes()))
@@ -224,7 +237,8 @@ def test_a_flood_of_messages_is_refused():
     def box(rank: int) -> Any:
         if rank == 0:
             exchange = hall.exchange(0)
-            while exchange.alive == [0, 1]:
+            end = time.monotonic() + 20
+            while exchange.alive == [0, 1] and time.monotonic() < end:
                 time.sleep(0.02)
             exchange.close()
             return exchange.lost
@@ -254,6 +268,32 @@ def test_silence_loses_a_peer_and_its_sign_of_life_does_not():
 
     assert together(2, box) == [[1], [0]]
     assert hall.told == []
+
+
+def _listens(wire: Any) -> None:
+    wire.recv([torch.zeros(99, dtype=torch.uint8)], 0, 0).wait(timedelta(seconds=5))
+
+
+def _talks(wire: Any) -> None:
+    wire.send([_frame(0)], 0, 0).wait(timedelta(seconds=5))
+    time.sleep(0.1)
+
+
+@pytest.mark.parametrize("does", [_listens, _talks])
+def test_a_peer_that_only_listens_or_only_talks_is_lost(does: Callable[[Any], None]):
+    outlived: list[bool] = []
+
+    def peer(wire: Any) -> None:
+        end = time.monotonic() + 20
+        with suppress(RuntimeError):  # hung up on
+            while time.monotonic() < end:
+                does(wire)
+        outlived.append(time.monotonic() >= end)
+
+    _, lost, _ = _against(peer, limit=1.0)
+
+    assert lost == {1: "nothing was heard of it for 1 s"}
+    assert outlived == [False]
 
 
 def test_a_main_thread_that_hangs_gives_no_sign_of_life():
@@ -295,6 +335,26 @@ def test_idle_links_cost_a_frame_now_and_then_and_nothing_in_the_ledger():
         assert sent >= 3 * FRAME_BYTES
         assert alive == [0, 1]
     assert hall.ledgers[0].total.total == 0
+
+
+def test_who_waits_for_a_message_can_be_stopped():
+    hall = Hall(2)
+
+    def box(rank: int) -> Any:
+        exchange = hall.exchange(rank)
+        if rank == 0:
+
+            def stop() -> None:
+                raise Interrupted("stopped")
+
+            exchange._check = stop
+            with pytest.raises(Interrupted, match="stopped"):
+                exchange.receive(1, number=0, kind=0)
+        else:
+            assert exchange.receive(0, number=0, kind=0) is None  # the other leaves
+        exchange.close()
+
+    together(2, box)
 
 
 def test_a_link_that_is_closed_early_keeps_what_came_before():

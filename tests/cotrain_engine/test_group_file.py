@@ -65,6 +65,28 @@ def test_pca_begins_with_a_tenth_of_the_run_in_full(tmp_path: Path, table: str, 
     assert run.settings.start == start
 
 
+def test_whatever_changes_the_numbers_makes_another_run(tmp_path: Path):
+    changes = [
+        {},
+        {"name": "other"},
+        {"branch": "cd1"},
+        {"boxes": ["cam01", "cam03", "cam02"]},
+        {"seed": 1},
+        {"rounds": 7},
+        {"steps": 2},
+        {"batch": 8},
+        {"rate": 0.5},
+        {"momentum": 0.5},
+        {"momentum": 0.5, "nesterov": True},
+        {"weight_decay": 0.5},
+        {"schedule": "step"},
+    ]
+    digests = [_read(tmp_path, TEXT, **change).digest for change in changes]
+    digests += [_read(tmp_path, TEXT, method).digest for method in METHODS if method != "full"]
+
+    assert len(set(digests)) == len(digests)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_settings_by_default(tmp_path: Path, method: str):
     run = _read(tmp_path, TEXT, method)

@@ -2,20 +2,21 @@
 
 import json
 import socket
+import threading
 import time
 from contextlib import closing
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from device_agent.cotrain import _meeting
+from device_agent.cotrain import _address, _meeting
 from device_agent.cotrain._address import own_address, refuse_public, resolved
 from device_agent.cotrain._link import Pulse
 from device_agent.cotrain._meeting import Meeting, place_of
 from device_agent.cotrain._start import agreed, start_text
 from edge_stl.errors import Interrupted, ResourceError, UsageError
-from tests.cotrain_engine.hall import LARGEST, Hall, together
+from tests.cotrain_engine.hall import LARGEST, Hall, listening, together
 
 
 BOXES = ("cam01", "cam02")
@@ -94,6 +95,10 @@ def test_the_interface_that_is_named_is_looked_at(monkeypatch: pytest.MonkeyPatc
 
     with pytest.raises(UsageError, match="GLOO_SOCKET_IFNAME=nosuch0: no interface"):
         own_address("10.8.0.1", 29500)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    monkeypatch.setattr(_address, "_of_interface", lambda _name: "81.2.69.142")
+    with pytest.raises(UsageError, match=r"GLOO_SOCKET_IFNAME=lo: 81\.2\.69\.142 is a public"):
+        own_address("10.8.0.1", 29500)
 
 
 def test_a_box_that_is_not_enrolled_is_refused(torchrun: Any):
@@ -160,14 +165,53 @@ def test_the_first_box_holds_the_meeting_on_its_private_address_alone():
 
 
 def _listening(port: int) -> set[str]:
-    found = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with Path(table).open() as lines:
-            for line in lines:
-                address, _, number = line.split()[1].partition(":")
-                if number == f"{port:04X}" and line.split()[3] == "0A":
-                    found.add(address)
-    return found
+    return {address for address, number in listening() if number == port}
+
+
+def test_gloo_listens_on_the_own_address_alone():
+    hall, before = Hall(2), listening()
+
+    def box(rank: int) -> Any:
+        meeting = hall.meeting(rank)
+        meeting._own = f"127.0.0.{7 + rank}"
+        links = meeting.links(largest=LARGEST, pulse=Pulse(20))
+        ready.wait()
+        found = {address for address, _ in listening() - before}
+        ready.wait()
+        for link in links.values():
+            link.leave()
+            link.close(time.monotonic() + 5)
+        return found
+
+    ready = threading.Barrier(2)
+
+    # 127.0.0.7 and 127.0.0.8, as the kernel writes them
+    assert together(2, box)[0] == {"0700007F", "0800007F"}
+
+
+def test_who_refuses_lets_the_others_read_why(monkeypatch: pytest.MonkeyPatch):
+    hall = Hall(2)
+    first = hall.meeting(0)
+    second = hall.meeting(1)
+    second._opened().set("edge-stl/0/hello/1", "{}")
+    first.say({})
+    read = threading.Event()
+
+    def reads() -> None:
+        time.sleep(0.5)
+        read.set()
+        second._opened().set("edge-stl/0/seen/1", "1")
+
+    reader = threading.Thread(target=reads)
+    reader.start()
+    first.leave()
+
+    assert read.is_set()
+    reader.join()
+    monkeypatch.setattr(_meeting, "_LEAVE", 0.3)
+    alone = hall.meeting(0, attempt="1")
+    alone._opened()
+    alone.leave()  # does not wait for ever for a box that has gone
 
 
 def test_an_address_that_is_not_of_this_box_cannot_be_listened_on():
@@ -186,10 +230,35 @@ def test_an_address_that_is_not_of_this_box_cannot_be_listened_on():
 
 def test_the_same_rank_twice_is_refused():
     hall = Hall(2)
-    hall.meeting(0)._opened().set("edge-stl/0/hello/1", json.dumps({"box": "cam02", "x": 1}))
+    store = hall.meeting(0)._opened()
+    store.set("edge-stl/0/hello/0", "{}")
+    store.set("edge-stl/0/hello/1", json.dumps({"box": "cam02", "x": 1}))
 
     with pytest.raises(UsageError, match="another process has taken the place of cam02"):
         hall.meeting(1).say({"box": "cam02"})
+
+
+@pytest.mark.parametrize("call", ["compare_set", "check", "get", "set"])
+def test_a_meeting_point_that_goes_away_is_one_line(call: str):
+    def gone(*_: object) -> None:
+        raise RuntimeError("Connection reset by peer")
+
+    hall = Hall(1)
+    meeting = hall.meeting(0)
+    meeting._opened()
+    store: Any = SimpleNamespace(
+        compare_set=lambda _key, _before, own: own.encode(),
+        check=lambda _keys: True,
+        get=lambda _key: b"{}",
+        set=lambda _key, _value: None,
+    )
+    setattr(store, call, gone)
+    meeting._store = store
+
+    with pytest.raises(
+        ResourceError, match=r"the meeting point of the group went away\. See what c"
+    ):
+        meeting.say({})
 
 
 def test_who_waits_says_for_whom_and_can_be_stopped(monkeypatch: pytest.MonkeyPatch):
@@ -208,7 +277,7 @@ def test_who_waits_says_for_whom_and_can_be_stopped(monkeypatch: pytest.MonkeyPa
     assert hall.told == ["waiting for cam02"]
 
 
-@pytest.mark.parametrize("text", ["[1]", "{", '"x' * 70_000, "[" * 60_000])
+@pytest.mark.parametrize("text", ["[1]", "{", '{"x": "' + "x" * 70_000 + '"}', "[" * 60_000])
 def test_what_a_box_says_is_read_with_care(text: str):
     hall = Hall(2)
     hall.meeting(1)._opened().set("edge-stl/0/hello/1", text)
@@ -223,6 +292,7 @@ FACTS = {
     "plan": "a" * 64,
     "group": "b" * 64,
     "resolution": 32,
+    "patience": 60.0,
     "rounds": [0, 8, 16],
 }
 
@@ -234,6 +304,7 @@ FACTS = {
         ("group", "c" * 64, "cam02: has another group file, method or options"),
         ("version", "9", "cam02: has another edge-stl"),
         ("resolution", 64, r"cam02: has another native resolution \(64\) than cam01 \(32\)"),
+        ("patience", 5.0, r"cam02: has another --peer-timeout \(5.0\) than cam01 \(60.0\)"),
         ("box", "cam07", "rank 1: box 'cam07' came; expected cam02"),
         ("box", None, "rank 1: box 'None' came; expected cam02"),
     ],

@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from cotrain_mutants import ROWS  # beside this program
+
 
 ROOT = Path(__file__).parents[2]
 TREE = ("edge_stl", "device_agent", "exporter", "tests", "docs", "pyproject.toml", "README.md")
@@ -453,6 +455,7 @@ MUTANTS = [
     Mutant("JSON has no NaN", _STRICT, "            parse_constant=_no_constant,\n", "", _JSON),
     Mutant("JSON integers are short", _STRICT, "if len(digits) > _DIGITS:", "if False:", _JSON),
     Mutant("JSON has one form", _STRICT, "if again != text:", "if False:", _JSON),
+    *(Mutant(*row) for row in ROWS),
 ]  # fmt: skip
 """One for every defence; whoever builds another one adds a row."""
 
