@@ -114,7 +114,7 @@ def count_bytes(
         ranks: how many processes.
         folder: where they meet.
     """
-    meeting = folder / f"meeting-{ranks}"
+    meeting = (folder / f"meeting-{ranks}").resolve()  # what comes after file:// is absolute
     meeting.unlink(missing_ok=True)
     counts = torch.zeros(len(methods), 8, dtype=torch.int64)
     counts.share_memory_()  # type: ignore[no-untyped-call]
