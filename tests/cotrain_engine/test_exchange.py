@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from device_agent.cotrain import _exchange
 from device_agent.cotrain._link import PIECE_BYTES, Link, Pulse, _frame
 from device_agent.cotrain._methods import METHODS, NODES, make_node, settings_class
 from edge_stl.cotrain import (
@@ -218,6 +219,7 @@ def test_what_is_no_message_of_this_round_loses_its_sender(data: bytes, said: st
 def test_what_a_short_piece_leaves_out_is_zero_and_no_old_memory(monkeypatch: pytest.MonkeyPatch):
     full = torch.full
     monkeypatch.setattr(torch, "empty", lambda count, dtype: full((count,), 7, dtype=dtype))
+    monkeypatch.setattr(_exchange, "_LEAVE", 0.3)
     data = Message(0, kind=1, values=b"\5" * 40).to_bytes()
     frame = _frame(len(data)).numpy().tobytes()
 

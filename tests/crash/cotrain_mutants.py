@@ -6,7 +6,7 @@ must fail.
 
 _AT = "device_agent/cotrain"
 _IN = "edge_stl/cotrain"
-_ADDRESS, _AGREED, _END = f"{_AT}/_address.py", f"{_AT}/_agreement.py", f"{_AT}/_end.py"
+_ADDRESS, _AGREED, _END = f"{_AT}/_address.py", f"{_AT}/_start.py", f"{_AT}/_end.py"
 _EXCHANGE, _GROUP, _JOB = f"{_AT}/_exchange.py", f"{_AT}/_group.py", f"{_AT}/job.py"
 _LINK, _MEETING, _ROUNDS = f"{_AT}/_link.py", f"{_AT}/_meeting.py", f"{_AT}/_rounds.py"
 _SAVED, _SCORES, _STAR = f"{_AT}/_saved.py", f"{_AT}/_scores.py", f"{_AT}/_star.py"
@@ -133,26 +133,28 @@ ROWS = [
     ),
     (
         "boxes have one version", _AGREED,
-        '    "version": ("edge-stl", "Install the same version on every box"),\n', "", _OTHER,
+        '        "version": ("edge-stl", "Install the same version on every box"),\n', "", _OTHER,
     ),
     (
         "boxes have one plan", _AGREED,
-        '    "plan": ("plan", "Copy the same plan file to every box"),\n', "", _OTHER,
+        '        "plan": ("plan", "Copy the same plan file to every box"),\n', "", _OTHER,
     ),
     (
         "boxes have one group, method and options", _AGREED,
-        '    "group": ("group file, method or options", "Start every box with the same ones"),\n',
+        '        "group": ("group file, method or options", "Start every box with the same '
+        'ones"),\n',
         "", _OTHER,
     ),
     (
         "boxes have one resolution", _AGREED,
-        '    "resolution": (\n        "native resolution",\n        "Group boxes whose images have '
-        'the same; others train a branch of their own",\n    ),\n',
+        '        "resolution": (\n            "native resolution",\n            "Group boxes whose '
+        'images have the same; others train a branch of their own",\n        ),\n',
         "", _OTHER,
     ),
     (
         "boxes have one time limit", _AGREED,
-        '    "patience": ("--peer-timeout", "Start every box with the same one"),\n', "", _OTHER,
+        '        "patience": ("--peer-timeout", "Start every box with the same one"),\n', "",
+        _OTHER,
     ),
     (
         "a box says its plan", _JOB,
@@ -316,6 +318,12 @@ ROWS = [
         "what is no message loses its sender alone", _EXCHANGE,
         "        except DataError as error:\n",
         "        except ZeroDivisionError as error:\n", _FOREIGN,
+    ),
+    (
+        "whose message cannot be used is told", _EXCHANGE,
+        '            raise DataError(f"{self._names[error.node]}: {error.said}") from None\n',
+        "            raise\n",
+        f"{_T_EXCHANGE}::test_a_message_that_cannot_be_used_is_told_with_the_name_of_its_box",
     ),
     (
         "a box that is lost is named", _EXCHANGE,
@@ -486,11 +494,12 @@ ROWS = [
     (
         "a gradient of a neighbour's model is finite before it is sent", _NGC,
         '            _must_be_finite(cross, number, f"the gradient of node {j}\'s model")\n', "",
-        _T_NGC,
+        f"{_T_NGC}::test_a_gradient_that_is_not_finite_never_leaves_its_box",
     ),
     (
         "an own gradient is finite before it is compressed", _NGC,
-        '        _must_be_finite(own, number, "the gradient of its own model")\n', "", _T_NGC,
+        '        _must_be_finite(own, number, "the gradient of its own model")\n', "",
+        f"{_T_NGC}::test_an_own_gradient_that_is_not_finite_is_in_no_error_memory",
     ),
     (
         "a gradient is of its step", _NGC, "        if found != wanted:\n", "        if False:\n",

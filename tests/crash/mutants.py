@@ -209,9 +209,8 @@ MUTANTS = [
         '            self.steps_done = max(0, int(tensors["steps_done"]) - 1)\n', _JOB,
     ),
     Mutant(
-        "the order of the images depends on the epoch alone", "edge_stl/branch/_trainer.py",
-        "np.random.default_rng([self.settings.seed, 2, epoch])",
-        "np.random.default_rng([self.settings.seed, 2, epoch, self.steps_done])",
+        "the order of the images depends on the epoch alone", "edge_stl/branch/_minibatches.py",
+        "np.random.default_rng([self._seed, 2, epoch])", "np.random.default_rng()",
         f"{_CRASH}::test_a_hundred_deaths_at_calls_that_change_the_disk_leave_no_trace",
     ),
     Mutant(
@@ -231,8 +230,8 @@ MUTANTS = [
         '                f"stopped in branch {name} after', _JOB,
     ),
     Mutant(
-        "published counts keep the floor of the plan", "edge_stl/branch/_trainer.py",
-        "        floor = self.plan.privacy.min_count\n", "        floor = 0\n",
+        "published counts keep the floor of the plan", "edge_stl/branch/_minibatches.py",
+        "        floor = self._plan.privacy.min_count\n", "        floor = 0\n",
         f"{_JOB}::test_published_counts_keep_the_plans_floor",
     ),
     Mutant(
