@@ -66,7 +66,8 @@ def test_a_run_over_gloo_has_the_bits_and_the_bytes_of_a_run_in_one_process(meth
     assert all(torch.equal(ran[k][0], nodes[k].vector) for k in range(5))
     assert [sum(row) / 5 for row in zip(*(r[1] for r in ran), strict=True)] == losses
     assert {k: ledger.sent[k] for k in range(5)} == expected.sent
-    assert hall.told == []
+    # a busy machine is slow to come
+    assert [line for line in hall.told if not line.startswith("waiting for ")] == []
 
 
 class Diverged(FullSharing):
@@ -269,7 +270,7 @@ def test_silence_loses_a_peer_and_its_sign_of_life_does_not():
         return list(answer)
 
     assert together(2, box) == [[1], [0]]
-    assert hall.told == []
+    assert [line for line in hall.told if not line.startswith("waiting for ")] == []
 
 
 def _listens(wire: Any) -> None:

@@ -206,10 +206,10 @@ def undisturbed(killed: Killed) -> dict[str, bytes]:
 def test_five_kills_and_three_requests_to_stop_end_as_if_there_had_been_none(
     jobs: Callable[..., Killed],
 ):
-    killed = jobs(7)
+    killed = jobs(7, epochs=90)
     draws = np.random.default_rng(int.from_bytes(os.urandom(4)))  # printed where it fails
     delays = draws.uniform(0, 0.6, 5).tolist()
-    moments = draws.uniform(0, 3, 3).tolist()
+    moments = draws.uniform(0, 2, 3).tolist()
     print("delays", delays, "moments", moments)  # noqa: T201
 
     for moment in moments:
