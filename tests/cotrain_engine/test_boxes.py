@@ -231,6 +231,25 @@ def test_torchrun_ends_in_one_branch_file_with_the_bits_of_one_process(
         "boxes": ["cam01", "cam02"],
         "rounds": 6,
         "graph": "ring",
+        "settings": {
+            "ranks": [0, 1],
+            "steps": 2,
+            "batch": 4,
+            "rate": 0.05,
+            "schedule": "constant",
+            "momentum": 0.5,
+            "nesterov": False,
+            "weight_decay": 0.0,
+            "own": {
+                "shares": [0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 1.0],
+                "probabilities": None,
+                "metadata_cap": 0.5,
+                "wavelet": "sym2",
+                "level": 4,
+                "mode": "symmetric",
+                "accumulation": "round",
+            },
+        },
     }
     assert branch["images"] == first["images"] == 36  # two of ten are held back per class and box
 
