@@ -218,7 +218,7 @@ def test_every_box_knows_what_has_left_every_other_one():
 
 
 def test_what_left_a_box_that_is_lost_with_its_scores_is_not_known():
-    hall = Hall(3)
+    hall, both = Hall(3), threading.Barrier(2)
 
     def box(rank: int) -> Any:
         exchange = hall.exchange(rank)
@@ -232,9 +232,12 @@ def test_what_left_a_box_that_is_lost_with_its_scores_is_not_known():
 
             exchange.send = leave  # type: ignore[method-assign]
         try:
-            return _end(hall, rank, exchange, lambda *_: {}).run(torch.ones(9), TRAIN)
+            ended = _end(hall, rank, exchange, lambda *_: {}).run(torch.ones(9), TRAIN)
+            both.wait(60)  # a goodbye is awaited
         except KeyboardInterrupt:
             return None
+        else:
+            return ended
         finally:
             exchange.close()
 
@@ -343,9 +346,11 @@ def test_a_model_of_another_size_or_counts_that_cannot_be_lose_their_sender():
         (torch.zeros(9), (0, 0, 0, 0), "image counts that are negative, too large or all 0"),
         (torch.zeros(9), (1, 2), "image counts of 16 bytes"),
     ):
-        hall = Hall(2)
+        hall, both = Hall(2), threading.Barrier(2)
 
-        def box(rank: int, hall: Any = hall, vector: Any = vector, train: Any = train) -> Any:
+        def box(
+            rank: int, hall: Any = hall, both: Any = both, vector: Any = vector, train: Any = train
+        ) -> Any:
             exchange = hall.exchange(rank)
             own = (torch.ones(9), TRAIN) if rank == 0 else (vector, train)
             try:
@@ -353,6 +358,7 @@ def test_a_model_of_another_size_or_counts_that_cannot_be_lose_their_sender():
             except Interrupted:
                 return None
             finally:
+                both.wait(60)  # neither leaves before the other has noticed
                 exchange.close()
 
         ran = together(2, box)
