@@ -14,22 +14,21 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
 from edge_stl.bands import FEWEST_IMAGES, KERNELS, Kernel, Sharpness
 from edge_stl.fusion import Member
 from edge_stl.gate import MANIFEST_CAPS, strict_json
-from edge_stl.plan import NAME_PATTERN, Plan, describe, plan_from_document
+from edge_stl.plan import Plan, describe, plan_from_document
 from exporter import names
+from exporter.cotrained import Cotrained, Name
 from exporter.plausible import implausible_scores, too_costly
 
 
 MOST_CLASSES = 10_000
 """Of a plan."""
 
-Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=10**12)]
 PerClass = Annotated[tuple[Count, ...], Field(max_length=MOST_CLASSES)]
@@ -105,31 +104,6 @@ class Camera(_Record):
         )
 
 
-MOST_MEMBERS = 1000
-"""Boxes of a group."""
-
-Method = Literal["full", "random", "choco", "jwins", "ngc", "compngc", "pca", "fedavg", "feddip"]
-
-
-class Cotrained(_Record):
-    """How several boxes trained a branch together; `Manifest.box` is then the id of their group.
-
-    ``graph`` says who spoke to whom, as the command was given it: ``ring``, ``regular:4``.
-    """
-
-    method: Method
-    boxes: Annotated[tuple[Name, ...], Field(min_length=2, max_length=MOST_MEMBERS)]
-    rounds: int = Field(ge=1, le=10**9)
-    graph: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9:.-]{0,63}$")]
-
-    @field_validator("boxes")
-    @classmethod
-    def _in_order(cls, boxes: tuple[str, ...]) -> tuple[str, ...]:
-        if list(boxes) != sorted(set(boxes)):
-            raise ValueError("is not sorted with every box once; expected it so")
-        return boxes
-
-
 class Manifest(_Record):
     """Everything a branch file says beside its numbers."""
 
@@ -159,6 +133,23 @@ class Manifest(_Record):
                 f"cotrained.boxes: has {self.box}, which the file itself is called; expected an "
                 "id of the group's own in box"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _settings_are_those_of_training(self) -> Self:
+        made = self.cotrained and self.cotrained.settings
+        if made:
+            for key, own, other in (
+                ("batch", made.batch, "batch_size"),
+                ("rate", made.rate, "learning_rate"),
+                ("weight_decay", made.weight_decay, "weight_decay"),
+            ):
+                said = getattr(self.training, other)
+                if own != said:
+                    raise ValueError(
+                        f"cotrained.settings.{key}: is {own:g}, training.{other} is {said:g}; "
+                        "expected the same"
+                    )
         return self
 
     @property

@@ -2,7 +2,8 @@
 
 The lowest rank that is left is the one that writes. Everybody sends it the own model and image
 counts; it sends the mean back; everybody answers the own validation images with it and sends sums
-(`_scores`). Should the writer be lost, the next rank begins the end anew.
+(`_scores`), and how many bytes have left it; the writer tells all who sent how much. Should it be
+lost, the next rank begins the end anew.
 """
 
 import json
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from device_agent.cotrain._exchange import GlooExchange
 from device_agent.cotrain._scores import TEMPERATURES, Scores
+from device_agent.cotrain._sent import SENT_BYTES, pack_sent, unpack_own, unpack_sent
 from edge_stl.cotrain import (
     FRAME_BYTES,
     HEADER_BYTES,
@@ -48,11 +50,13 @@ class Ended:
         writer: rank that wrote the branch file.
         members: ranks whose models are in it.
         facts: what the writer says of the file; the same on every box.
+        sent: bytes that left each box, by rank, the end's own included; None of one that was lost.
     """
 
     writer: int
     members: tuple[int, ...]
     facts: dict[str, Any]
+    sent: tuple[Bytes | None, ...]
 
 
 def largest_message(parameters: int, classes: int, *, copies: int) -> int:
@@ -75,6 +79,8 @@ class End:
     Args:
         exchange: to all boxes.
         rounds: of the run.
+        boxes: of the group, lost ones too.
+        sent: returns what has left this box until now.
         classes: K.
         floor: the plan's ``privacy.min_count``.
         answer: logits of a model ``(P,)`` on the validation images here, ``(n, K)``.
@@ -88,6 +94,8 @@ class End:
         exchange: GlooExchange,
         *,
         rounds: int,
+        boxes: int,
+        sent: Callable[[], Bytes],
         classes: int,
         floor: int,
         answer: Callable[[Tensor], Any],
@@ -98,6 +106,7 @@ class End:
         self._hub = hub
         self._exchange, self._rounds, self._classes, self._floor = exchange, rounds, classes, floor
         self._answer, self._held_back, self._write = answer, held_back, write
+        self._boxes, self._sent = boxes, sent
 
     def run(self, vector: Tensor, train: tuple[int, ...]) -> Ended:
         """Bring a model and the image counts of this box in, and go through with it.
@@ -141,18 +150,25 @@ class End:
         for rank in others:
             self._send(rank, _MEAN, pack_floats(mean), _pack_counts(total))
         scores = self._scores(mean, total)
+        sent: dict[int, Bytes] = {}
         for rank in others:
             message = self._receive(rank, _SCORES)
             read_scores = None if message is None else self._read_scores(rank, message)
             if read_scores is not None:
-                scores += read_scores
+                scores += read_scores[0]
+                sent[rank] = read_scores[1]
         counts = Counts(total, tuple(int(n) for n in scores.counts))
         members = tuple(sorted(models))
         facts = self._write(mean, counts, scores, members)
         document = {"writer": self._exchange.rank, "members": members, "facts": facts}
+        text = json.dumps(document).encode()
+        # What is about to leave is told too: then it is what the ledger has in the end.
+        last = _cost(0, self._boxes * SENT_BYTES + len(text))
+        sent[self._exchange.rank] = sum([last] * len(others), self._sent())
+        table = pack_sent(sent, self._boxes)
         for rank in others:
-            self._send(rank, _DONE, b"", json.dumps(document).encode())
-        return Ended(self._exchange.rank, members, facts)
+            self._send(rank, _DONE, b"", table + text)
+        return Ended(self._exchange.rank, members, facts, unpack_sent(table, self._boxes))
 
     # -- the others -----------------------------------------------------------------------------
 
@@ -167,14 +183,15 @@ class End:
             return None
         mean, total = read
         scores = self._scores(mean, total)
-        self._send(leader, _SCORES, pack_scores(scores), b"")
+        packed = pack_scores(scores)
+        sent = self._sent() + _cost(len(packed), SENT_BYTES)
+        self._send(leader, _SCORES, packed, pack_sent({0: sent}, 1))
         message = self._receive(leader, _DONE)
         if message is None:
             return None
         try:
-            document = json.loads(message.indices[:_FACTS_BYTES])
-            return Ended(leader, tuple(document["members"]), dict(document["facts"]))
-        except (ValueError, KeyError, TypeError, RecursionError):
+            return read_last(message.indices, leader, self._boxes)
+        except DataError:
             self._exchange.lose(leader, "what it says of the branch file cannot be read")
             return None
 
@@ -185,9 +202,7 @@ class End:
 
     def _send(self, rank: int, kind: int, values: bytes, facts: bytes) -> None:
         message = Message(self._rounds, kind, indices=facts, values=values)
-        headers = HEADER_BYTES + FRAME_BYTES + len(facts)
-        cost = Bytes.of_arrays(values=len(values), headers=headers)
-        self._exchange.send(rank, message, self._rounds, cost)
+        self._exchange.send(rank, message, self._rounds, _cost(len(values), len(facts)))
 
     def _receive(self, rank: int, kind: int) -> Message | None:
         return self._exchange.receive(rank, number=self._rounds, kind=kind)
@@ -203,12 +218,17 @@ class End:
             self._exchange.lose(rank, f"it sent {str(error).partition('.')[0]}")
             return None
 
-    def _read_scores(self, rank: int, message: Message) -> Scores | None:
+    def _read_scores(self, rank: int, message: Message) -> tuple[Scores, Bytes] | None:
         try:
-            return unpack_scores(message.values, self._classes)
+            return unpack_scores(message.values, self._classes), unpack_own(message.indices)
         except DataError as error:
             self._exchange.lose(rank, f"it sent {str(error).partition('.')[0]}")
             return None
+
+
+def _cost(values: int, facts: int) -> Bytes:
+    """Return what a message of the end costs: counts and the like are no weights."""
+    return Bytes.of_arrays(values=values, headers=HEADER_BYTES + FRAME_BYTES + facts)
 
 
 def _kept(what: str) -> Interrupted:
@@ -216,6 +236,30 @@ def _kept(what: str) -> Interrupted:
         f"{what} before the branch file was written; all of it is kept. The same command on all "
         "boxes goes on there"
     )
+
+
+def read_last(data: bytes, writer: int, boxes: int) -> Ended:
+    """Return the last word of the writer: what left each box, then the rest as JSON.
+
+    Args:
+        data: of the message.
+        writer: its rank.
+        boxes: of the group.
+
+    Raises:
+        DataError: it is none.
+    """
+    size = boxes * SENT_BYTES
+    table = unpack_sent(data[:size], boxes)
+    try:
+        document = json.loads(data[size : size + _FACTS_BYTES])
+        members = tuple(document["members"])
+        facts = dict(document["facts"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise DataError("a last word that cannot be read") from None
+    if not all(isinstance(rank, int) and 0 <= rank < boxes for rank in members):
+        raise DataError("a last word with members that are no boxes of the group")
+    return Ended(writer, members, facts, table)
 
 
 def mean_model(models: Sequence[Tensor]) -> Tensor:

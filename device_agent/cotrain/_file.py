@@ -10,7 +10,7 @@ from device_agent.cotrain._group import Run
 from device_agent.cotrain._scores import TEMPERATURES, Scores
 from edge_stl.branch import folded_parameters
 from exporter.branch import export_branch
-from exporter.manifest import Cotrained, Images, Manifest, TrainingRecord, Validation
+from exporter.manifest import Images, Manifest, TrainingRecord, Validation
 
 
 if TYPE_CHECKING:
@@ -73,13 +73,7 @@ def group_file(
         ),
         versions=versions(),
         test_vector=vector_of(branch),
-        # Of all boxes of the group: one that was lost on the way has left its mark on the others.
-        cotrained=Cotrained(
-            method=run.method,  # type: ignore[arg-type]  # one of METHODS, as the manifest checks
-            boxes=tuple(sorted(group.boxes)),
-            rounds=group.rounds,
-            graph=run.graph_name,
-        ),
+        cotrained=run.record,
     )
     layers = plan.layers(branch.branch)
     parameters = folded_parameters(

@@ -18,6 +18,7 @@ from device_agent.cotrain._group import Run
 from device_agent.cotrain._methods import STARS
 from device_agent.cotrain._problem import refuse_batch_norm
 from device_agent.cotrain._scores import TEMPERATURES, Scores
+from device_agent.cotrain._sent import SENT_BYTES
 from device_agent.cotrain._star import HUB, FedAvgSettings
 from edge_stl.cotrain import (
     Bytes,
@@ -227,7 +228,9 @@ def _end(run: Run, parameters: int, classes: int) -> list[Bytes]:
     scores = _cost(
         pack_scores(Scores(grid, grid.sum(axis=1), np.zeros(classes, np.int64), judged=0))
     )
-    writer = _times(model + _cost(b"") + Bytes(headers=_FACTS), others)
+    said = Bytes(headers=_FACTS + SENT_BYTES * (others + 1))
+    writer = _times(model + _cost(b"") + said, others)
+    scores += Bytes(headers=SENT_BYTES)
     own = _cost(b"") + counts if run.method in ("fedavg", "feddip") else model
     return [writer, *([own + scores] * others)]
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -12,6 +13,7 @@ from device_agent.cotrain._methods import METHODS, STARS, settings_class
 from edge_stl.cotrain import Graph, LocalSettings, PCASettings
 from edge_stl.errors import UsageError
 from edge_stl.plan import NAME_PATTERN, Plan, describe, nearest
+from exporter.cotrained import GRAPH_DRAWN, GRAPH_FILE, Cotrained, told_by_edges
 from exporter.manifest import canonical_json
 
 
@@ -20,7 +22,7 @@ _MOST_BOXES = 64
 """Every two boxes have a connection, so that any of them can be the one that writes the file."""
 
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
-_KNOWN_GRAPHS = ("ring", "torus", "full", "regular:")
+_KNOWN_GRAPHS = ("ring", "torus", "full")
 
 
 class Group(BaseModel):
@@ -89,6 +91,7 @@ class Run:
         settings: of the method, checked.
         graph: who is whose neighbour.
         local: how a box steps on its own images.
+        record: all of it, as the branch file will say it; the same on every box.
 
     Raises:
         UsageError: something is out of its range, or the graph is none of so many boxes.
@@ -110,13 +113,16 @@ class Run:
             weight_decay=group.weight_decay,
             schedule=group.schedule,
         )
+        self.record = self._record()
 
     @property
     def graph_name(self) -> str:
         """Return the kind of graph; ``file`` for one of a file: no path leaves the box."""
         if self.method in STARS:
             return "star"
-        return self.group.graph if self.group.graph.startswith(_KNOWN_GRAPHS) else "file"
+        if self.group.graph.startswith(GRAPH_DRAWN):
+            return f"{GRAPH_DRAWN}{len(self.graph.neighbours[0])}"
+        return self.group.graph if self.group.graph in _KNOWN_GRAPHS else GRAPH_FILE
 
     @property
     def digest(self) -> str:
@@ -128,6 +134,35 @@ class Run:
             "settings": self._table,
         }
         return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
+
+    def _record(self) -> Cotrained:
+        group, name = self.group, self.graph_name
+        # Of all boxes of the group: one that is lost on the way leaves its mark on the others.
+        boxes = sorted(group.boxes)
+        own = None if self.settings is None else asdict(self.settings)  # type: ignore[call-overload]
+        edges = [(a, b) for a, row in enumerate(self.graph.neighbours) for b in row if a < b]
+        settings = {
+            "ranks": [group.boxes.index(box) for box in boxes],
+            "steps": group.steps,
+            "batch": group.batch,
+            "rate": group.rate,
+            "schedule": group.schedule,
+            "momentum": group.momentum,
+            "nesterov": group.nesterov,
+            "weight_decay": group.weight_decay,
+            "edges": edges if told_by_edges(name) else None,
+            "own": own,
+        }
+        document = {"method": self.method, "boxes": boxes, "rounds": group.rounds, "graph": name}
+        try:
+            return Cotrained.model_validate_json(
+                json.dumps(document | {"settings": settings}, allow_nan=False)
+            )
+        except ValidationError as error:
+            raise UsageError(
+                f"group file: a branch file cannot say what it has: {describe(error, Cotrained)}. "
+                "Correct it"
+            ) from None
 
 
 def read_group(path: Path, method: str, plan: Plan, changes: dict[str, Any]) -> Run:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from device_agent.cotrain._problem import BranchProblem, refuse_batch_norm
 from device_agent.cotrain._rounds import run_rounds
 from device_agent.cotrain._saved import SAVE_SECONDS, Saved
 from device_agent.cotrain._scores import Scores
+from device_agent.cotrain._sent import row, sent_document
 from device_agent.cotrain._start import agreed, start_text
 from device_agent.job import _fits, _need_torch, _tell_left_out, _torch_settings
 from device_agent.pixels import DamagedRows
@@ -187,6 +188,8 @@ class _Box:
             end = End(
                 exchange,
                 rounds=group.rounds,
+                boxes=len(group.boxes),
+                sent=lambda: ledger.node(self._rank),
                 classes=len(self._job.plan.classes),
                 floor=self._job.plan.privacy.min_count,
                 answer=self._answer,
@@ -265,7 +268,6 @@ class _Box:
     ) -> dict[str, Any]:
         run, group = self._run, self._run.group
         wrote = ended.writer == self._rank
-        sent = ledger.node(self._rank)
         return {
             "method": run.method,
             "group": group.name,
@@ -287,7 +289,8 @@ class _Box:
             "resumed_at": start,
             "native_resolution": self._cache.native_resolution,
             "parameters": sum(shape.numel() for shape in self._problem.shapes),
-            "sent": asdict(sent) | {"bytes": sent.total, "idle": idle},
+            "sent": row(ledger.node(self._rank)) | {"idle": idle},
+            "bytes": sent_document(group.boxes, ended.sent),
             "seconds": round(seconds, 3),
             "surroundings": surroundings(threads=self._job.threads),
             "left_out": dict(self._cache.left_out),

@@ -240,7 +240,19 @@ def _print(document: dict[str, Any]) -> None:
             f"{document['branch']}.{document['group']}.onnx  written by {document['written_by']}  "
             f"sha256 {document['sha256']}"
         )
-        return
+    else:
+        _print_file(document)
+    boxes, total = document["bytes"]["boxes"], document["bytes"]["total"]
+    unknown = [row["box"] for row in boxes if row["bytes"] is None]
+    some = f"{len(boxes) - len(unknown)} of" if unknown else "all"
+    print_line(
+        f"sent: {document['sent']['bytes'] / 1e6:.2f} MB from this box, {total['bytes'] / 1e6:.2f} "
+        f"MB from {some} {len(boxes)} boxes together"
+        + (f"; not known of {', '.join(unknown)} (lost)" if unknown else "")
+    )
+
+
+def _print_file(document: dict[str, Any]) -> None:
     sent, validation = document["sent"], document["validation"]
     print_table(
         "",

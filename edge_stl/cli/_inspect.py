@@ -78,7 +78,7 @@ def inspect(file: ModelFile, json: opt.Json = False) -> None:
         ],
         left=3,
     )
-    print_groups(document["branches"])
+    print_groups(document["branches"], settings=True)
     if document.get("robust"):
         print_line(f"nothing is weighted: the {document['robust']} over the boxes answers")
     if document["kind"] == "ensemble":

@@ -9,10 +9,22 @@ import pytest
 
 from edge_stl.cli import main
 from edge_stl.plan import new_plan, plan_toml
-from exporter.manifest import Cotrained
+from exporter.cotrained import Cotrained, Settings
 
 
 PLAN = new_plan(classes=["bus", "car", "van"], resolution=16, channels=1, levels=1, network="mlp-s")
+SETTINGS = Settings(
+    ranks=(0, 2, 1),
+    steps=2,
+    batch=2,
+    rate=0.1,
+    schedule="cosine",
+    momentum=0.0123456789,
+    nesterov=True,
+    weight_decay=0.0,
+    edges=((0, 1), (1, 2)),
+    own={"shares": (0.1, 1.0) * 5, "probabilities": None, "level": 4, "wavelet": "bior1.3"},
+)
 GROUP = Cotrained(method="jwins", boxes=("cam01", "cam02", "cam03"), rounds=1500, graph="ring")
 LINE = (
     "a1.gate-west: trained together by cam01, cam02, cam03 with jwins, 1,500 rounds, graph ring\n"
@@ -63,6 +75,35 @@ def test_merge_and_inspect_name_the_group(
     for path in (out, desk / "a1.gate-west.onnx"):
         assert told("inspect", path)[1].count(LINE) == 1
     assert "trained together" not in told("inspect", desk / "d1.cam09.onnx")[1]
+
+
+def test_inspect_shows_the_settings_of_a_group_and_merge_carries_them(
+    tmp_path: Path,
+    fabricate: Callable[..., bytes],
+    told: Told,
+    assert_schema: Callable[[Any, str], None],
+):
+    made = GROUP.model_copy(update={"graph": "file", "settings": SETTINGS})
+    file, out = tmp_path / "a1.gate-west.onnx", tmp_path / "e.onnx"
+    data = fabricate(PLAN, "a1", box="gate-west", cotrained=made)
+    file.write_bytes(data)
+
+    said = told("merge", file, "-o", out)
+    assert (said[0], said[2], "steps" in said[1]) == (0, "", False)
+    document = json.loads(told("merge", file, "-o", out, "--json")[1])
+    assert_schema(document, "merge")
+    assert document["branches"][0]["cotrained"] == made.model_dump(mode="json")
+    for path in (file, out):
+        assert (
+            "  ranks 0 2 1, steps 2, batch 2, rate 0.1, schedule cosine, momentum 0.0123456789, "
+            "nesterov yes, weight_decay 0, 2 edges; jwins: level 4, probabilities none, "
+            "shares 0.1 1 0.1 1 0.1 1 0.1 1 and 2 more, wavelet bior1.3\n"
+        ) in told("inspect", path)[1]
+        document = json.loads(told("inspect", path, "--json")[1])
+        assert_schema(document, "inspect")
+        assert document["branches"][0]["cotrained"] == made.model_dump(mode="json")
+    assert told("split", out, "-o", tmp_path / "back")[0] == 0
+    assert (tmp_path / "back" / file.name).read_bytes() == data
 
 
 def test_removing_a_member_is_asked_back_in_one_line(desk: Path, told: Told):

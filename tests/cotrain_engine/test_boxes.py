@@ -218,6 +218,14 @@ def test_torchrun_ends_in_one_branch_file_with_the_bits_of_one_process(
     assert first["sha256"] == second["sha256"]
     assert first["members"] == ["cam01", "cam02"]
     assert first["lost"] == []
+    assert first["bytes"] == second["bytes"]
+    rows = [{"box": each["box"], **each["sent"]} for each in (first, second)]
+    for row in rows:
+        del row["idle"]
+    assert first["bytes"]["boxes"] == rows
+    total = {key: rows[0][key] + rows[1][key] for key in rows[0] if key != "box"}
+    assert first["bytes"]["total"] == total
+    assert first["bytes"]["complete"] is True
     assert sorted(path.name for path in (place / "out").iterdir()) == ["ca1.gate.onnx"]
     ours, expected = _parameters(file), _mean_in_one_process(place, group, "jwins", 2)
     assert {k: v.tobytes() for k, v in ours.items() if k in expected} == {
@@ -231,12 +239,34 @@ def test_torchrun_ends_in_one_branch_file_with_the_bits_of_one_process(
         "boxes": ["cam01", "cam02"],
         "rounds": 6,
         "graph": "ring",
+        "settings": {
+            "ranks": [0, 1],
+            "steps": 2,
+            "batch": 4,
+            "rate": 0.05,
+            "schedule": "constant",
+            "momentum": 0.5,
+            "nesterov": False,
+            "weight_decay": 0.0,
+            "own": {
+                "shares": [0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 1.0],
+                "probabilities": None,
+                "metadata_cap": 0.5,
+                "wavelet": "sym2",
+                "level": 4,
+                "mode": "symmetric",
+                "accumulation": "round",
+            },
+        },
     }
     assert branch["images"] == first["images"] == 36  # two of ten are held back per class and box
 
 
 def test_a_killed_box_and_a_stopped_one_are_named_and_the_others_finish_and_merge(
-    begun: list[Box], place: Path, capfd: pytest.CaptureFixture[str]
+    begun: list[Box],
+    place: Path,
+    capfd: pytest.CaptureFixture[str],
+    assert_schema: Callable[[Any, str], None],
 ):
     trial = Trial(begun, place, _group(place, 4, rounds=300, graph="full"), 4)
     boxes = trial.start("--peer-timeout", "4")
@@ -253,6 +283,14 @@ def test_a_killed_box_and_a_stopped_one_are_named_and_the_others_finish_and_merg
         assert "cam02: lost, nothing was heard of it for 4 s; going on without it" in box.said
         assert [row["box"] for row in box.document["lost"]] == ["cam02", "cam04"]
         assert box.document["members"] == ["cam01", "cam03"]
+        assert_schema(box.document, "cotrain")
+        sent = {row.pop("box"): row for row in box.document["bytes"]["boxes"]}
+        assert set(sent["cam02"].values()) == set(sent["cam04"].values()) == {None}
+        own = sent[box.document["box"]]
+        assert own == {key: box.document["sent"][key] for key in own}
+        total = sent["cam01"]["bytes"] + sent["cam03"]["bytes"]
+        assert box.document["bytes"]["total"]["bytes"] == total
+        assert box.document["bytes"]["complete"] is False
     # Those who were lost on the way have left their mark on the others.
     file = place / "out" / "ca1.gate.onnx"
     capfd.readouterr()

@@ -1,16 +1,18 @@
 """``group.toml``: what is taken, and what is refused in one line."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from device_agent.cotrain._group import Run, read_group
-from device_agent.cotrain._methods import METHODS
+from device_agent.cotrain._group import Group, Run, read_group
+from device_agent.cotrain._methods import METHODS, settings_class
 from device_agent.cotrain._problem import refuse_batch_norm
 from edge_stl.cotrain import JwinsSettings, PCASettings
 from edge_stl.errors import UsageError
 from edge_stl.plan import Plan, new_plan
+from exporter.manifest import canonical_json
 
 
 TEXT = """
@@ -95,6 +97,60 @@ def test_every_method_has_settings_by_default(tmp_path: Path, method: str):
     assert run.graph_name == ("star" if method in ("pca", "fedavg", "feddip") else "ring")
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_record_has_every_setting_and_a_group_made_of_it_is_the_same(
+    tmp_path: Path, method: str
+):
+    tables = {"jwins": "[jwins]\nshares = [0.5, 1.0]\n", "choco": "[choco]\ngamma = 0.25\n"}
+    head = "steps = 3\nmomentum = 0.5\nnesterov = true\nweight_decay = 0.01\nseed = 4\n"
+    boxes = 'boxes = ["cam03", "cam01", "cam02"]'
+    text = head + TEXT.replace('boxes = ["cam01", "cam02", "cam03"]', boxes)
+    run = _read(tmp_path, text + tables.get(method, ""), method, schedule="cosine")
+
+    said = json.loads(canonical_json(run.record.model_dump(mode="json")))
+
+    settings, kind = said["settings"], settings_class(method)
+    own = settings.pop("own", None)
+    assert (own is None) == (kind is None)
+    assert set(own or {}) == set(kind.__dataclass_fields__ if kind else ())
+    ranks = dict(zip(settings.pop("ranks"), said["boxes"], strict=True))
+    names = tuple(ranks[rank] for rank in range(3))
+    shown = run.group.model_dump(include=set(settings) | {"rounds"})
+    assert shown == settings | {"rounds": said["rounds"]}
+    again = Group.model_validate(
+        run.group.model_dump() | settings | {"boxes": names, "rounds": said["rounds"]}
+    )
+    made = Run(again, method, {k: v for k, v in (own or {}).items() if v is not None})
+    assert (again, made.settings, made.record) == (run.group, run.settings, run.record)
+
+
+def test_the_record_has_the_edges_of_a_file_and_not_its_name(tmp_path: Path):
+    for name in ("secret-place.txt", "ring.txt", "full-secret", "torus-secret"):
+        edges = tmp_path / name
+        edges.write_text("2 1\n0 1\n")
+        run = _read(tmp_path, TEXT, graph=str(edges))
+        assert (run.record.graph, run.record.settings.edges) == ("file", ((0, 1), (1, 2)))  # type: ignore[union-attr]
+        assert name not in run.record.model_dump_json()
+
+
+def test_the_record_has_the_edges_of_a_drawn_graph(tmp_path: Path):
+    text = TEXT.replace('"cam03"', '"cam03", "cam04", "cam05", "cam06"')
+    drawn = [_read(tmp_path, text, graph="regular:3", seed=seed).record.settings for seed in (0, 1)]
+
+    assert [len(made.edges or ()) for made in drawn if made] == [9, 9]
+    assert drawn[0] != drawn[1]
+
+
+def test_a_file_of_edges_beside_the_group_may_be_called_like_a_kind_of_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "ring-secret").write_text("0 1\n1 2\n")
+    monkeypatch.chdir(tmp_path)
+
+    assert _read(tmp_path, TEXT, graph="ring-secret").graph_name == "file"
+    assert _read(tmp_path, TEXT, graph="regular:02").graph_name == "regular:2"
+
+
 def test_where_the_boxes_meet_and_how_a_file_of_edges_is_called_make_no_other_run(tmp_path: Path):
     edges = tmp_path / "secret-place.txt"
     edges.write_text("0 1\n1 2\n2 0\n")
@@ -129,6 +185,11 @@ def test_where_the_boxes_meet_and_how_a_file_of_edges_is_called_make_no_other_ru
         (TEXT + "[jwins]\nshare = 1\n", "full", r"\[jwins\] share: unknown key; did you mean 's"),
         (TEXT + "[jwins]\nshares = [2.0]\n", "jwins", r"shares = \(2\.0,\): out of range"),
         (TEXT + '[jwins]\nlevel = "x"\n', "jwins", r"\[jwins\] level = 'x'; input should be"),
+        (
+            TEXT + f"[jwins]\nshares = {[0.5] * 257}\n",
+            "jwins",
+            r"a branch file cannot say what it has: settings\.own\.shares: .* up to 256 numbers",
+        ),
         ("jwins = 1\n" + TEXT, "jwins", r"jwins: expected a table \[jwins\]"),
         ("x = [", "full", "not a TOML file"),
         ("x" * 1_000_001, "full", "larger than 1000000 bytes"),

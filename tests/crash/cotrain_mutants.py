@@ -13,6 +13,7 @@ _SAVED, _SCORES, _STAR = f"{_AT}/_saved.py", f"{_AT}/_scores.py", f"{_AT}/_star.
 _ELIAS, _MESSAGE, _SIGN = f"{_IN}/_elias.py", f"{_IN}/_message.py", f"{_IN}/_sign.py"
 _MASKS, _FEDWIRE, _SERVER = f"{_IN}/_masks.py", f"{_IN}/_fedwire.py", f"{_IN}/_fedserver.py"
 _SPARSE, _NGC, _RANDOM = f"{_IN}/_sparse.py", f"{_IN}/_ngc.py", f"{_IN}/_random.py"
+_SENT, _TOLD = f"{_AT}/_sent.py", "exporter/cotrained.py"
 _STRATEGY, _APPS = "device_agent/flower/_strategy.py", "device_agent/flower/_apps.py"
 
 _ENGINE = "tests/cotrain_engine"
@@ -40,6 +41,13 @@ _LOST_LINK = (
 )
 _MODEL = f"{_T_END}::test_a_model_of_another_size_or_counts_that_cannot_be_lose_their_sender"
 _SUMS = f"{_T_END}::test_scores_survive_the_wire_and_wrong_ones_are_refused"
+_LAST = f"{_T_END}::test_a_last_word_is_read_whole_or_not_at_all"
+_COUNTS = (
+    f"{_T_END}::test_byte_counts_survive_the_wire_in_as_many_bytes_for_every_box_and_wrong_ones_"
+    "are_refused"
+)
+_T_SETTINGS = "tests/exporter/test_group_settings.py"
+_SETTINGS = f"{_T_SETTINGS}::test_settings_that_no_group_has_are_refused_in_one_line"
 _FORGED = f"{_T_ELIAS}::test_a_forged_block_is_refused"
 _ANSWER = f"{_T_WIRE}::test_an_answer_that_does_not_fit_is_refused_and_the_others_count"
 _ORDER = f"{_T_WIRE}::test_an_order_that_does_not_fit_is_refused"
@@ -377,7 +385,80 @@ ROWS = [
     (
         "what the writer tells is read with care", _END,
         "except (ValueError, KeyError, TypeError, RecursionError):", "except ZeroDivisionError:",
+        _LAST,
+    ),
+    (
+        "a writer that cannot be read is lost", _END,
+        "            return read_last(message.indices, leader, self._boxes)\n"
+        "        except DataError:\n",
+        "            return read_last(message.indices, leader, self._boxes)\n"
+        "        except ZeroDivisionError:\n",
         f"{_T_END}::test_a_writer_that_tells_nonsense_is_lost_and_the_next_box_writes",
+    ),
+    (
+        "members are boxes of the group", _END,
+        "    if not all(isinstance(rank, int) and 0 <= rank < boxes for rank in members):\n",
+        "    if False:\n", _LAST,
+    ),
+    (
+        "byte counts have a length", _SENT, "    if len(data) != boxes * SENT_BYTES:\n",
+        "    if False:\n", _COUNTS,
+    ),
+    (
+        "byte counts are not negative", _SENT,
+        "    if ((rows < 0).any(axis=1) & ~unknown).any() or rows.max() > _MOST_SENT:\n",
+        "    if rows.max() > _MOST_SENT:\n", _COUNTS,
+    ),
+    (
+        "byte counts have a limit", _SENT,
+        "    if ((rows < 0).any(axis=1) & ~unknown).any() or rows.max() > _MOST_SENT:\n",
+        "    if ((rows < 0).any(axis=1) & ~unknown).any():\n", _COUNTS,
+    ),
+    (
+        "a box knows what has left it", _SENT, "    if sent is None:\n", "    if False:\n", _COUNTS,
+    ),
+    (
+        "byte counts that cannot be lose their sender", _END,
+        ", unpack_own(message.indices)\n", ", Bytes()\n",
+        f"{_T_END}::test_byte_counts_that_cannot_be_lose_their_sender",
+    ),
+    # -- what a branch file says of its settings ----------------------------------------------
+    (
+        "a setting is no object, path or sentence", _TOLD,
+        "            return numbers\n    raise ",
+        "            return numbers\n    return value\n    raise ",
+        _SETTINGS,
+    ),
+    (
+        "a setting is a short word and nothing more", _TOLD, "_WORD.fullmatch(value)",
+        "_WORD.match(value)", _SETTINGS,
+    ),
+    (
+        "a list of a setting is short", _TOLD, " and len(value) <= MOST_NUMBERS:\n", ":\n",
+        _SETTINGS,
+    ),
+    (
+        "every box has a rank", _TOLD, "if sorted(ranks) != list(range(boxes)):", "if False:",
+        _SETTINGS,
+    ),
+    (
+        "edges are told where the graph's name does not say them", _TOLD,
+        "if (edges is not None) != told_by_edges(self.graph):", "if False:",
+        f"{_T_SETTINGS}::test_edges_have_one_form",
+    ),
+    (
+        "edges have one form", _TOLD, "list(edges) != sorted(set(edges)) or ", "",
+        f"{_T_SETTINGS}::test_edges_have_one_form",
+    ),
+    (
+        "settings are those of the training", "exporter/manifest.py", "if own != said:",
+        "if False:", _SETTINGS,
+    ),
+    (
+        "a file of edges keeps its name to itself", _GROUP,
+        "if self.group.graph in _KNOWN_GRAPHS else",
+        "if self.group.graph.startswith(_KNOWN_GRAPHS) else",
+        f"{_T_GROUP}::test_a_file_of_edges_beside_the_group_may_be_called_like_a_kind_of_graph",
     ),
     (
         "a model that only the server had is not made up", _END,

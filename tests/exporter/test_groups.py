@@ -11,8 +11,9 @@ import pytest
 from edge_stl.errors import UsageError
 from edge_stl.plan import new_plan
 from exporter.branch import build_branch
+from exporter.cotrained import Cotrained, Method
 from exporter.inspect import inspect_path
-from exporter.manifest import Cotrained, Manifest, Method, manifest_of, manifest_text
+from exporter.manifest import Manifest, manifest_of, manifest_text
 from exporter.merge import change_ensemble, merge_paths
 from exporter.options import Options
 from exporter.read import Unusable, branch_from_bytes
