@@ -215,14 +215,14 @@ class End:
                 message.indices, self._classes
             )
         except DataError as error:
-            self._exchange.lose(rank, f"it sent {str(error).partition('.')[0]}")
+            self._exchange.refuse(rank, str(error))
             return None
 
     def _read_scores(self, rank: int, message: Message) -> tuple[Scores, Bytes] | None:
         try:
             return unpack_scores(message.values, self._classes), unpack_own(message.indices)
         except DataError as error:
-            self._exchange.lose(rank, f"it sent {str(error).partition('.')[0]}")
+            self._exchange.refuse(rank, str(error))
             return None
 
 

@@ -2,11 +2,10 @@
 
 import queue
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 
 from device_agent.cotrain._link import Link, Pulse
-from edge_stl.cotrain import Bytes, Ledger, Message, MessageError, Messages, Node
+from edge_stl.cotrain import Bytes, Ledger, Message, Messages, Node
 from edge_stl.errors import DataError
 
 
@@ -63,11 +62,19 @@ class GlooExchange:
         self.lost[rank] = reason
         self._told(f"{self._names[rank]}: lost, {reason}; going on without it")
 
+    def refuse(self, rank: int, what: str) -> None:
+        """Go on without a box that sent what cannot be used.
+
+        Args:
+            rank: of the box.
+            what: is wrong with it, as a `DataError` says it.
+        """
+        self.lose(rank, f"it sent {what.partition('. ')[0]}")
+
     def round(self, node: Node, number: int) -> float:
-        """Run a round of a node and return its loss.
+        """Run a round of a node and return its loss; who sent it what cannot be used is lost.
 
         Raises:
-            DataError: a neighbour's message is not one of this method.
             Interrupted: the check said so.
         """
         generator = node.round(number)
@@ -75,22 +82,12 @@ class GlooExchange:
         while True:
             inbox = self.exchange(outbox, number)
             try:
-                with self.naming():
-                    outbox = generator.send(inbox)
+                outbox = generator.send(inbox)
             except StopIteration as end:
                 return float(end.value)
-
-    @contextmanager
-    def naming(self) -> Iterator[None]:
-        """Say of a message that cannot be used whose it is, by the name of the box.
-
-        Raises:
-            DataError: one cannot be used.
-        """
-        try:
-            yield
-        except MessageError as error:
-            raise DataError(f"{self._names[error.node]}: {error.said}") from None
+            finally:
+                for rank, what in sorted(node.refused.items()):
+                    self.refuse(rank, what)
 
     def exchange(self, outbox: Messages, number: int) -> dict[int, Message]:
         """Send a message to each neighbour and return one of each that answered.
@@ -137,7 +134,7 @@ class GlooExchange:
         try:
             message = Message.from_bytes(data)
         except DataError as error:
-            self.lose(rank, f"it sent {str(error).partition('.')[0]}")
+            self.refuse(rank, str(error))
             return None
         kinds = kind if isinstance(kind, tuple) else (kind,)
         if message.round != number or message.kind not in kinds:

@@ -3,7 +3,8 @@
 Gradient compression by PCA asks for means over all workers. The first box takes in what the others
 give and sends the result to each: in all as many bytes as a ring all-reduce moves, and a worker
 that is lost is missing from the mean, where a ring would end for all. FedAvg and FedDIP have a
-server by nature; over Flower it has TLS (docs/cotrain.md). If the first box is lost, the run stops.
+server by nature; over Flower it has TLS (docs/cotrain.md). Whoever sends what cannot be used is
+lost. If the first box is lost, the run stops.
 """
 
 from collections.abc import Mapping
@@ -29,10 +30,9 @@ from edge_stl.cotrain import (
 )
 from edge_stl.cotrain._collective import Collective
 from edge_stl.cotrain._fedwire import ANSWER, LOST, ORDER, check_client
-from edge_stl.cotrain._node import reading
 from edge_stl.cotrain._pca import PCACompressor
 from edge_stl.cotrain._replicas import together
-from edge_stl.errors import DataError, Interrupted
+from edge_stl.errors import CheckError, DataError, Interrupted
 
 
 HUB = 0
@@ -117,14 +117,18 @@ class PCAWorker:
     def _answer(self, collective: Collective, number: int) -> Tensor:
         exchange, length = self._exchange, collective.tensor.numel()
         everybody = collective.kind != "broadcast"  # whose result is the first box's own
+        if not bool(torch.isfinite(collective.tensor).all()):
+            raise CheckError(  # here, not at the first box, which would drop this one for it
+                f"round {number}: a gradient is not finite; training diverged. Lower the learning "
+                "rate"
+            )
         if exchange.rank == HUB:
             given = {HUB: collective}
             others = [rank for rank in exchange.alive if rank != HUB]
             for rank in others if everybody else ():
                 message = exchange.receive(rank, number=number, kind=_GIVEN)
-                if message is not None:
-                    with exchange.naming(), reading(rank):
-                        theirs = unpack_floats(message.values, length)
+                theirs = None if message is None else self._read(rank, message, length)
+                if theirs is not None:
                     given[rank] = Collective(collective.kind, theirs)
             result = together([given[rank] for rank in sorted(given)])
             for rank in others:
@@ -137,13 +141,21 @@ class PCAWorker:
                 HUB, Message(number, _GIVEN, values=pack_floats(collective.tensor)), number
             )
         message = exchange.receive(HUB, number=number, kind=_RESULT)
-        if message is None:
-            raise Interrupted(f"{self._hub}, which sums up, is lost")
         rows = 1
-        if collective.kind == "gather":
-            rows = len(message.values) // max(4 * length, 1)
-            return unpack_floats(message.values, rows * length).view(rows, length)
-        return unpack_floats(message.values, length)
+        if message is not None and collective.kind == "gather":
+            rows = max(1, len(message.values) // max(4 * length, 1))  # of those who are left
+        means = None if message is None else self._read(HUB, message, rows * length)
+        if means is None:
+            raise Interrupted(f"{self._hub}, which sums up, is lost")
+        return means.view(rows, length) if collective.kind == "gather" else means
+
+    def _read(self, rank: int, message: Message, count: int) -> Tensor | None:
+        """Return the numbers ``(count,)`` of a message, or None where its sender is lost for it."""
+        try:
+            return unpack_floats(message.values, count)
+        except DataError as error:
+            self._exchange.refuse(rank, str(error))
+            return None
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that `restore` needs, as copies."""
@@ -206,10 +218,16 @@ class Federated:
             return self._serve(self._server, number)
         exchange = self._exchange
         message = exchange.receive(HUB, number=number, kind=(ORDER, _NOT_ASKED))
-        if message is None:
+        order = b"" if message is None else message.to_bytes()
+        if message is not None and message.kind == ORDER:
+            try:
+                self._client.check(order)
+            except DataError as error:
+                exchange.refuse(HUB, str(error))
+        if message is None or HUB in exchange.lost:
             raise Interrupted(f"{self._hub}, which holds the server, is lost")
         if message.kind == ORDER:
-            answer = self._client.answer(message.to_bytes())
+            answer = self._client.answer(order)
             exchange.send(HUB, Message.from_bytes(answer), number, fed_bytes(answer))
         return self._client.loss
 
@@ -229,12 +247,16 @@ class Federated:
             message = exchange.receive(rank, number=number, kind=(ANSWER, LOST))
             if message is not None:
                 data = message.to_bytes()
-                with exchange.naming(), reading(rank):
+                try:
                     check_client(data, rank)
-                replies.append(data)
+                    server.check(number, data)
+                except DataError as error:
+                    exchange.refuse(rank, str(error))
+                else:
+                    replies.append(data)
         told = len(server.refused)
         loss = server.aggregate(number, replies)
-        if len(server.refused) > told:
+        if len(server.refused) > told:  # only its own is left to be wrong
             raise DataError(server.refused[told])
         return loss
 

@@ -32,7 +32,6 @@ from edge_stl.cotrain._ngc import (
     quasi_global_momentum as quasi_global_momentum,
 )
 from edge_stl.cotrain._node import (
-    MessageError as MessageError,
     Messages as Messages,
     Node as Node,
     Round as Round,

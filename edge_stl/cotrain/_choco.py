@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edge_stl.cotrain._graph import metropolis
 from edge_stl.cotrain._local import LocalSettings
-from edge_stl.cotrain._node import Node, Round, Seat, read_each
+from edge_stl.cotrain._node import Node, Round, Seat
 from edge_stl.cotrain._problem import Problem
 from edge_stl.cotrain._settings import check_ranges
 from edge_stl.cotrain._sparse import Sparse, largest
@@ -78,9 +78,10 @@ class Choco(Node):
     """A node of CHOCO-SGD.
 
     It keeps the estimate of every neighbour, where the authors keep their weighted sum: with the
-    sum, one that has gone would pull for ever. A neighbour that did not answer once, or was lost
-    before a run was stopped and goes on with it, is left out from then on: its estimate is no
-    longer what the neighbour itself believes, and the difference would pull for ever as well.
+    sum, one that has gone would pull for ever. A neighbour that did not answer once, or sent what
+    cannot be used, or was lost before a run was stopped and goes on with it, is left out from then
+    on: its estimate is no longer what the neighbour itself believes, and the difference would pull
+    for ever as well.
 
     Args:
         seat: which one.
@@ -115,10 +116,11 @@ class Choco(Node):
         message = news.message(number, degree=self.seat.degree)
         inbox = yield dict.fromkeys(self.seat.neighbours, message)
         inbox = {j: message for j, message in inbox.items() if j in self.estimates}
-        self.estimates = {j: estimate for j, estimate in self.estimates.items() if j in inbox}
-        weights = metropolis(self.seat.degree, {j: m.degree for j, m in inbox.items()})
-        for j, heard in read_each(inbox, lambda m: Sparse.read(m, len(trained))).items():
-            heard.add_to(self.estimates[j])
+        heard = self.read(inbox, lambda m: Sparse.read(m, len(trained)))
+        self.estimates = {j: estimate for j, estimate in self.estimates.items() if j in heard}
+        weights = metropolis(self.seat.degree, {j: inbox[j].degree for j in heard})
+        for j, change in heard.items():
+            change.add_to(self.estimates[j])
         gamma = self.settings.gamma
         self.vector = follow(trained, self.estimate, self.estimates, weights, gamma)
         return loss

@@ -46,6 +46,14 @@ class FedClient:
         self.loss = float("nan")
         self._prunable = Prunable(problem.shapes)
 
+    def check(self, data: bytes) -> None:
+        """Refuse what `answer` could not read; nothing changes and nothing is trained.
+
+        Raises:
+            DataError: it is no order, or does not fit the network.
+        """
+        read_order(data, self._prunable, self.held)
+
     def answer(self, data: bytes) -> bytes:
         """Return the answer to an order.
 

@@ -146,6 +146,14 @@ class FedServer:
         total = sum(images.values())
         return sum(a.loss * images[k] for k, a in sorted(trained.items())) / total
 
+    def check(self, number: int, data: bytes) -> None:
+        """Refuse an answer that `aggregate` would leave out for itself; nothing changes.
+
+        Raises:
+            DataError: it is none to a round, or of nobody who was asked.
+        """
+        self._answer(number, data)
+
     def _take(self, number: int, mean: Tensor) -> None:
         settings, draws = self.settings, self.settings.draws_mask(number)
         before = None if self.held is None else self.held.mask
@@ -163,24 +171,33 @@ class FedServer:
         self, number: int, replies: Iterable[bytes]
     ) -> tuple[dict[int, Answer], list[DataError]]:
         """Return the answers that fit, by client, and what is wrong with the others."""
-        asked_sparse = self.held is not None and not self.settings.looks_at_removed(number)
-        mask = self.held.mask if asked_sparse and self.held is not None else None
         answers: dict[int, Answer] = {}
         wrong = []
         for data in replies:
             try:
-                answer = read_answer(data, number, len(self.vector), mask)
-                if answer.client not in self._asked or answer.client in answers:
-                    again = "a second answer" if answer.client in answers else "an answer"
-                    raise DataError(  # noqa: TRY301  (told like every other answer that is wrong)
-                        f"{again} of client {answer.client} to round {number}; expected one of "
-                        f"each of {sorted(self._asked)}. Give every client a number of its own"
-                    )
+                answer = self._answer(number, data, answers)
             except DataError as error:
                 wrong.append(error)
             else:
                 answers[answer.client] = answer
         return answers, wrong
+
+    def _answer(self, number: int, data: bytes, before: Collection[int] = ()) -> Answer:
+        """Return an answer of a client that was asked and is not among those before.
+
+        Raises:
+            DataError: it is none.
+        """
+        asked_sparse = self.held is not None and not self.settings.looks_at_removed(number)
+        mask = self.held.mask if asked_sparse and self.held is not None else None
+        answer = read_answer(data, number, len(self.vector), mask)
+        if answer.client not in self._asked or answer.client in before:
+            again = "a second answer" if answer.client in before else "an answer"
+            raise DataError(
+                f"{again} of client {answer.client} to round {number}; expected one of each of "
+                f"{sorted(self._asked)}. Give every client a number of its own"
+            )
+        return answer
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that `restore` needs, as copies.

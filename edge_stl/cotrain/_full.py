@@ -2,7 +2,7 @@
 
 from edge_stl.cotrain._graph import metropolis, mix
 from edge_stl.cotrain._message import Message, pack_floats, unpack_floats
-from edge_stl.cotrain._node import Node, Round, read_each
+from edge_stl.cotrain._node import Node, Round
 
 
 class FullSharing(Node):
@@ -13,7 +13,7 @@ class FullSharing(Node):
         trained, loss = self.local.run(self.vector, number)
         message = Message(number, degree=self.seat.degree, values=pack_floats(trained))
         inbox = yield dict.fromkeys(self.seat.neighbours, message)
-        weights = metropolis(self.seat.degree, {j: m.degree for j, m in inbox.items()})
-        models = read_each(inbox, lambda m: unpack_floats(m.values, len(trained)))
+        models = self.read(inbox, lambda m: unpack_floats(m.values, len(trained)))
+        weights = metropolis(self.seat.degree, {j: inbox[j].degree for j in models})
         self.vector = mix(trained, models, weights)
         return loss

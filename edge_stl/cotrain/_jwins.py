@@ -15,7 +15,7 @@ from torch import Tensor
 
 from edge_stl.cotrain._graph import metropolis
 from edge_stl.cotrain._local import LocalSettings
-from edge_stl.cotrain._node import Node, Round, Seat, read_each
+from edge_stl.cotrain._node import Node, Round, Seat
 from edge_stl.cotrain._problem import Problem
 from edge_stl.cotrain._settings import check_ranges
 from edge_stl.cotrain._sparse import Sparse, largest, pulled
@@ -139,8 +139,8 @@ class Jwins(Node):
         message = Sparse.of(own, sent).message(number, degree=self.seat.degree)
         self.accumulated[slice(None) if sent is None else sent] = 0
         inbox = yield dict.fromkeys(self.seat.neighbours, message)
-        weights = metropolis(self.seat.degree, {j: m.degree for j, m in inbox.items()})
-        heard = read_each(inbox, lambda m: Sparse.read(m, self.wavelet.length))
+        heard = self.read(inbox, lambda m: Sparse.read(m, self.wavelet.length))
+        weights = metropolis(self.seat.degree, {j: inbox[j].degree for j in heard})
         # T^-1(T(x) + d) = x + T^-1(d): in this form equal models stay exactly what they are
         self.vector = trained + self.wavelet.inverse(pulled(own, heard, weights))
         if settings.accumulation == "round":

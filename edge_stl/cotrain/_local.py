@@ -91,7 +91,8 @@ class LocalSGD:
         """Step from a vector ``(P,)`` along a gradient, in place.
 
         Raises:
-            CheckError: the gradient is not finite.
+            CheckError: the gradient is not finite, or what the step ends at: that must not reach
+                others, who would drop this node for it.
         """
         if not bool(torch.isfinite(gradient).all()):
             raise CheckError(
@@ -111,3 +112,8 @@ class LocalSGD:
                 else self.buffer
             )
         vector.add_(gradient, alpha=-settings.rate_at(number))
+        if not bool(torch.isfinite(vector).all()):
+            raise CheckError(
+                f"round {number}: the model is not finite after a step; training diverged. Lower "
+                "the learning rate"
+            )

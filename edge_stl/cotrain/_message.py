@@ -96,6 +96,7 @@ def unpack_floats(data: bytes, count: int) -> Tensor:
     vector = torch.from_numpy(np.frombuffer(data, "<f4").astype(np.float32))
     if not bool(torch.isfinite(vector).all()):
         raise DataError(
-            "values that are not finite: a neighbour's training diverged. Lower the learning rate"
+            "values that are not finite: the training of the sender diverged. Lower the learning "
+            "rate"
         )
     return vector

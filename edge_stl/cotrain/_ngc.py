@@ -25,7 +25,7 @@ from torch import Tensor
 from edge_stl.cotrain._graph import metropolis
 from edge_stl.cotrain._local import LocalSettings
 from edge_stl.cotrain._message import Message, pack_floats, unpack_floats
-from edge_stl.cotrain._node import Messages, Node, Round, Seat, read_each, reading
+from edge_stl.cotrain._node import Messages, Node, Round, Seat
 from edge_stl.cotrain._problem import Batch, Flat, Problem
 from edge_stl.cotrain._settings import check_ranges
 from edge_stl.cotrain._sign import compress_signs, pack_signs, unpack_signs
@@ -35,6 +35,10 @@ from edge_stl.errors import CheckError, DataError, UsageError
 GRADIENT_POINTS = ("exchanged", "reference")
 _MODEL, _GRADIENT, _SIGNS = 0, 1, 2
 """Kinds of message."""
+_NO_GRADIENT = (
+    "a model whose gradient on the images here is not finite; expected a number. Lower the "
+    "learning rate"
+)
 
 
 @dataclass(frozen=True)
@@ -167,20 +171,27 @@ class NGC(Node):
     ) -> tuple[Tensor, Tensor, Tensor, float]:
         """Return the own gradient, the model-variant mean, y and the loss; fill the outbox."""
         vector, settings = self.vector, self.settings
-        degrees = read_each(inbox, lambda m: self._check(m, number, k, _MODEL))
+        degrees = self.read(inbox, lambda m: self._check(m, number, k, _MODEL))
         mixing = metropolis(self.seat.degree, degrees)
         own_weight, weights = gradient_weights(self.seat.degree, degrees)
-        point, mean = vector.clone(), torch.zeros_like(vector)
-        for j in sorted(inbox):
-            with reading(j):
-                model = unpack_floats(inbox[j].values, len(vector))
-            point.add_(model - vector, alpha=settings.gamma * mixing[j])
+        point, mean, left = vector.clone(), torch.zeros_like(vector), dict(degrees)
+        for j in sorted(degrees):
+            model = unpack_floats(inbox[j].values, len(vector))
             cross, _ = self.problem.gradient(model, batch)
-            _must_be_finite(cross, number, f"the gradient of node {j}'s model")
+            if not bool(torch.isfinite(cross).all()):
+                # before it spoils an error memory or goes back
+                self.refused[j] = _NO_GRADIENT
+                del left[j]
+                continue
+            point.add_(model - vector, alpha=settings.gamma * mixing[j])
             cross, payload = self._compress(j, cross)
             mean.add_(cross, alpha=weights[j])
             if settings.alpha:
                 outbox[j] = self._message(number, k, self._kind, payload)
+        if len(left) < len(degrees):
+            own_weight, fewer = gradient_weights(self.seat.degree, left)
+            # those that are left grow by one factor, whichever of them is asked
+            mean.mul_(max((fewer[j] / weights[j] for j in fewer), default=1.0))
         at = point if settings.gradient_at == "reference" else vector
         own, loss = self.problem.gradient(at, batch)
         _must_be_finite(own, number, "the gradient of its own model")
@@ -189,13 +200,11 @@ class NGC(Node):
 
     def _data_variant(self, inbox: Messages, own: Tensor, number: int, k: int) -> Tensor:
         """Return the data-variant mean ``(P,)`` of those that answered and the own gradient."""
-        degrees = read_each(inbox, lambda m: self._check(m, number, k, self._kind))
+        degrees = self.read(inbox, lambda m: self._check(m, number, k, self._kind))
         own_weight, weights = gradient_weights(self.seat.degree, degrees)
         mean = own * own_weight
-        for j in sorted(inbox):
-            with reading(j):
-                found = self._decompress(inbox[j].values)
-            mean.add_(found, alpha=weights[j])
+        for j in sorted(degrees):
+            mean.add_(self._decompress(inbox[j].values), alpha=weights[j])
         return mean
 
     def _step(self, point: Tensor, gradient: Tensor, number: int) -> None:
@@ -228,12 +237,14 @@ class NGC(Node):
     def _message(self, number: int, k: int, kind: int, values: bytes) -> Message:
         return Message(number, kind, self.seat.degree, flag=k % 256, values=values)
 
-    @staticmethod
-    def _check(message: Message, number: int, k: int, kind: int) -> int:
-        """Return the degree of a message that belongs to this exchange.
+    def _check(self, message: Message, number: int, k: int, kind: int) -> int:
+        """Return the degree of a message that belongs to this exchange and can be read.
+
+        What it holds is read again when its turn comes: the weights hang on who can be read, and
+        all together would take a vector for each neighbour.
 
         Raises:
-            DataError: it belongs to another one.
+            DataError: it belongs to another one, or cannot be read.
         """
         found, wanted = (message.round, message.flag, message.kind), (number, k % 256, kind)
         if found != wanted:
@@ -241,6 +252,10 @@ class NGC(Node):
                 f"a message of round, step, kind {found}; expected {wanted}. Give every box the "
                 "same method and settings"
             )
+        if kind == _MODEL:
+            unpack_floats(message.values, len(self.vector))
+        else:
+            self._decompress(message.values)
         return message.degree
 
     def state(self) -> dict[str, Tensor]:

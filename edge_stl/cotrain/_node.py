@@ -3,12 +3,12 @@
 A round is a generator: it yields what goes to each neighbour and is sent what came from each. So
 the same node runs in one process with dozens of others, or alone under `torch.distributed`, and
 does the same arithmetic in the same order. A neighbour that has gone is simply not among what
-came.
+came, and one whose message cannot be used counts as gone: the node says so in `Node.refused`, and
+whatever carries the messages lets no more of them through, in either direction.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -26,45 +26,6 @@ Messages = Mapping[int, Message]
 """A message to or from each neighbour, by its number."""
 Round = Generator[Messages, Messages, float]
 """The exchanges of a round; it returns the mean training loss of the round."""
-
-
-class MessageError(DataError):
-    """A neighbour's message that cannot be used.
-
-    Attributes:
-        node: whose, by its number.
-        said: what is wrong with it, without whose it is.
-    """
-
-    def __init__(self, node: int, said: str) -> None:
-        super().__init__(f"node {node}: {said}")
-        self.node, self.said = node, said
-
-
-@contextmanager
-def reading(node: int) -> Iterator[None]:
-    """Tell of every wrong message that is read meanwhile whose it is.
-
-    Raises:
-        MessageError: one is wrong.
-    """
-    try:
-        yield
-    except DataError as error:
-        raise MessageError(node, str(error)) from None
-
-
-def read_each(inbox: Messages, read: Callable[[Message], T]) -> dict[int, T]:
-    """Return what is read from the message of each neighbour.
-
-    Raises:
-        MessageError: one is wrong.
-    """
-    found = {}
-    for node, message in inbox.items():
-        with reading(node):
-            found[node] = read(message)
-    return found
 
 
 @dataclass(frozen=True)
@@ -97,16 +58,34 @@ class Node(ABC):
 
     Attributes:
         vector: its model ``(P,)`` float32.
+        refused: what was wrong with the message of a neighbour, by its number; such a message was
+            treated as if it had not come.
     """
 
     def __init__(self, seat: Seat, problem: Problem, local: LocalSettings) -> None:
         self.seat, self.problem = seat, problem
         self.vector: Tensor = problem.start()
         self.local = LocalSGD(problem, local)
+        self.refused: dict[int, str] = {}
 
     @abstractmethod
     def round(self, number: int) -> Round:
         """Train, exchange, mix; ``number`` counts from 0."""
+
+    def read(self, inbox: Messages, decode: Callable[[Message], T]) -> dict[int, T]:
+        """Return what the message of each neighbour says, without those that cannot be used.
+
+        Args:
+            inbox: what came; who sent what cannot be used goes to `refused`.
+            decode: reads one message and changes nothing; raises `DataError` where it cannot.
+        """
+        found = {}
+        for node, message in inbox.items():
+            try:
+                found[node] = decode(message)
+            except DataError as error:
+                self.refused[node] = str(error)
+        return found
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that `restore` needs, as copies."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from edge_stl.cotrain._graph import metropolis
 from edge_stl.cotrain._local import LocalSettings
 from edge_stl.cotrain._message import Message, pack_floats, unpack_floats
-from edge_stl.cotrain._node import Node, Round, Seat, read_each
+from edge_stl.cotrain._node import Node, Round, Seat
 from edge_stl.cotrain._problem import Problem
 from edge_stl.cotrain._settings import check_ranges
 from edge_stl.cotrain._sparse import Sparse, pulled
@@ -110,7 +110,7 @@ class RandomSampling(Node):
         seed = draw_seed(self.seat, number)
         message = pack_sample(trained, seed, self.settings.share, number, degree=self.seat.degree)
         inbox = yield dict.fromkeys(self.seat.neighbours, message)
-        weights = metropolis(self.seat.degree, {j: m.degree for j, m in inbox.items()})
-        heard = read_each(inbox, lambda m: unpack_sample(m, len(trained)))
+        heard = self.read(inbox, lambda m: unpack_sample(m, len(trained)))
+        weights = metropolis(self.seat.degree, {j: inbox[j].degree for j in heard})
         self.vector = trained + pulled(trained, heard, weights)
         return loss

@@ -19,6 +19,7 @@ def run_together(
     """Run the rounds of all nodes.
 
     Every message becomes bytes and is read again, as on a wire; the ledger gets what left a node.
+    When a node refuses a message (`Node.refused`) nothing goes between it and the sender any more.
 
     Args:
         nodes: node k at place k.
@@ -37,7 +38,7 @@ def run_together(
         outboxes: dict[int, Mapping[int, Message]] = {k: next(g) for k, g in running.items()}
         losses: list[float] = []
         while outboxes:
-            inboxes = _deliver(outboxes, number, ledger)
+            inboxes = _deliver(nodes, outboxes, number, ledger)
             outboxes = {}
             for k, generator in running.items():
                 try:
@@ -50,12 +51,16 @@ def run_together(
 
 
 def _deliver(
-    outboxes: Mapping[int, Mapping[int, Message]], number: int, ledger: Ledger
+    nodes: Sequence[Node],
+    outboxes: Mapping[int, Mapping[int, Message]],
+    number: int,
+    ledger: Ledger,
 ) -> dict[int, dict[int, Message]]:
     inboxes: dict[int, dict[int, Message]] = {k: {} for k in outboxes}
     for sender, outbox in outboxes.items():
         for receiver, message in outbox.items():
-            if receiver in inboxes:
+            apart = receiver in nodes[sender].refused or sender in nodes[receiver].refused
+            if receiver in inboxes and not apart:
                 ledger.add(sender, number, Bytes.of(message))
                 inboxes[receiver][sender] = Message.from_bytes(message.to_bytes())
     return inboxes

@@ -100,6 +100,14 @@ def test_training_that_diverges_says_so():
         local.apply(vector, torch.full_like(vector, torch.nan), 0)
 
 
+def test_a_step_that_leaves_the_numbers_says_so_before_anybody_hears_of_it():
+    local = LocalSGD(toy_problem(), LocalSettings(rate=1e30, rounds=1))
+    vector = local.problem.start()
+
+    with pytest.raises(CheckError, match="round 3: the model is not finite after a step"):
+        local.apply(vector, torch.full_like(vector, 1e30), 3)
+
+
 def test_a_network_with_running_statistics_is_refused():
     module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
 

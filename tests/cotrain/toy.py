@@ -1,10 +1,24 @@
 """A small problem that every method can be tried on: softmax regression on points of a plane."""
 
+import dataclasses
+from collections.abc import Callable
+from contextlib import suppress
+
 import torch
 from hypothesis import HealthCheck, settings
 from torch import Tensor, nn
 
-from edge_stl.cotrain import Batch, LocalSettings, ModuleProblem, Node, Seat
+from edge_stl.cotrain import (
+    Batch,
+    LocalSettings,
+    Message,
+    Messages,
+    ModuleProblem,
+    Node,
+    Round,
+    Seat,
+    pack_floats,
+)
 
 
 CLASSES = 4
@@ -49,6 +63,39 @@ def toy_nodes(
     return [
         make(Seat(k, row), toy_problem(k), local, **settings) for k, row in enumerate(neighbours)
     ]
+
+
+def not_finite(message: Message) -> Message:
+    """Return a message of the same form and size, all of whose numbers are NaN."""
+    count = len(message.values) // 4
+    values = pack_floats(torch.full((count,), torch.nan)) + message.values[4 * count :]
+    return dataclasses.replace(message, values=values)
+
+
+def spoil(node: Node, change: Callable[[Message], Message], *, since: int) -> None:
+    """Let a node train as before, and send changed messages from a round on."""
+    honest = node.round
+
+    def dishonest(number: int) -> Round:
+        running = honest(number)
+        outbox = next(running)
+        while True:
+            late = number >= since
+            inbox = yield {j: change(m) if late else m for j, m in outbox.items()}
+            try:
+                outbox = running.send(inbox)
+            except StopIteration as end:
+                return float(end.value)
+
+    node.round = dishonest  # type: ignore[method-assign]
+
+
+def finish(running: Round, inbox: Messages) -> None:
+    """Let a node hear this as the last exchange of its round, or nothing in those that follow."""
+    with suppress(StopIteration):
+        running.send(inbox)
+        while True:
+            running.send({})
 
 
 def toy_accuracy(vector: Tensor) -> float:

@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from device_agent._types import Job, Silent
 from device_agent.cotrain import job as job_module
+from device_agent.cotrain._exchange import GlooExchange
 from device_agent.cotrain._group import read_group
 from device_agent.cotrain._problem import BranchProblem
 from device_agent.cotrain.job import GroupJob, run_group_job
 from edge_stl.cli import main
-from edge_stl.errors import DataError, Interrupted, UsageError
+from edge_stl.cotrain import Message
+from edge_stl.errors import CheckError, DataError, Interrupted, UsageError
 from edge_stl.plan import new_plan, plan_toml
+from tests.cotrain.toy import not_finite
 from tests.cotrain_engine.hall import Hall, together
 
 
@@ -98,7 +102,7 @@ def _run(asked: list[GroupJob], notes: list[Notes] | None = None) -> list[Any]:
     def box(rank: int) -> Any:
         try:
             return run_group_job(asked[rank], reporter=notes[rank] if notes else None)
-        except (DataError, Interrupted, UsageError) as error:
+        except (CheckError, DataError, Interrupted, UsageError) as error:
             return error
 
     return together(len(asked), box)
@@ -239,6 +243,66 @@ def test_a_link_that_is_lost_to_all_others_stops_the_box_and_all_go_on_later_to_
     whole = _run(anew)
     assert [document["lost"] for document in ran + whole] == [[]] * 6
     assert whole[0]["sha256"] == ran[0]["sha256"]
+
+
+def _sends_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    send = GlooExchange.send
+
+    def spoiled(
+        self: GlooExchange, rank: int, message: Message, number: int, cost: Any = None
+    ) -> None:
+        bad = self.rank == 1 and number == 2
+        send(self, rank, not_finite(message) if bad else message, number, cost)
+
+    monkeypatch.setattr(GlooExchange, "send", spoiled)
+
+
+def _diverges(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = job_module.make_engine
+
+    def diverging(run: Any, seat: Any, problem: Any, exchange: Any, *, images: int) -> Any:
+        gradient, steps = problem.gradient, list[int]()
+
+        def wild(vector: Any, batch: Any) -> Any:
+            steps.append(1)
+            found, loss = gradient(vector, batch)
+            return (torch.full_like(found, torch.nan) if len(steps) > 2 else found), loss
+
+        if seat.index == 1:
+            problem.gradient = wild
+        return make(run, seat, problem, exchange, images=images)
+
+    monkeypatch.setattr(job_module, "make_engine", diverging)
+
+
+@pytest.mark.parametrize(
+    ("method", "does", "own", "reason"),
+    [
+        ("full", _sends_nan, (30, "every other box is lost"), "it sent values that are not finite"),
+        ("pca", _sends_nan, (30, "cam01, which sums up, is lost"), "it sent values that are not"),
+        ("full", _diverges, (40, "a gradient is not finite; training diverged"), "it left the run"),
+    ],
+)
+def test_a_box_whose_training_goes_wrong_is_named_and_the_others_write_the_file(
+    site: Site,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    does: Callable[[pytest.MonkeyPatch], None],
+    own: tuple[int, str],
+    reason: str,
+):
+    hall = Hall(3)
+    notes = [Notes() for _ in range(3)]
+    does(monkeypatch)
+    ran = _run([site.asked(hall, rank, method) for rank in range(3)], notes)
+
+    assert (ran[1].exit_code, own[1] in str(ran[1])) == (own[0], True)
+    for document in (ran[0], ran[2]):
+        assert document["members"] == ["cam01", "cam03"]
+        assert [row["box"] for row in document["lost"]] == ["cam02"]
+    assert reason in ran[0]["lost"][0]["reason"]
+    assert sum("cam02: lost, " in line for line in notes[0].said) == 1
+    assert (site.folder / "out" / "ca1.gate.onnx").is_file()
 
 
 OTHER = new_plan(

@@ -1,5 +1,9 @@
 """Methods with a middle, over gloo: the same model as in one process, and a middle that is lost."""
 
+import dataclasses
+import re
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,12 +18,14 @@ from edge_stl.cotrain import (
     FedServer,
     Ledger,
     LocalSettings,
+    Message,
     PCASettings,
     Replicas,
+    pack_floats,
     run_server,
 )
-from edge_stl.errors import DataError, Interrupted, UsageError
-from tests.cotrain.toy import toy_problem
+from edge_stl.errors import CheckError, Interrupted, UsageError
+from tests.cotrain.toy import not_finite, toy_problem
 from tests.cotrain_engine.hall import NAMES, Hall, together
 
 
@@ -128,28 +134,143 @@ def test_a_middle_that_is_lost_ends_the_run_and_another_box_does_not(method: str
     assert "is lost" in ran[1]
 
 
-def test_an_answer_for_another_box_is_told_with_the_name_of_its_sender():
-    hall, problems = Hall(3), [toy_problem(rank) for rank in range(3)]
+def _spoiled(exchange: Any, change: Callable[[Message], Message], *, since: int) -> None:
+    """Let a box send changed messages from a round on."""
+    send = exchange.send
 
-    def box(rank: int) -> str:
+    def spoil(rank: int, message: Message, number: int, cost: Any = None) -> None:
+        send(rank, change(message) if number >= since else message, number, cost)
+
+    exchange.send = spoil
+
+
+def _ending_in_nan(message: Message) -> Message:
+    values = message.values[:-4] + pack_floats(torch.tensor([torch.nan]))
+    return dataclasses.replace(message, values=values)
+
+
+def _of_another(message: Message) -> Message:
+    return dataclasses.replace(message, values=bytes([1]) + message.values[1:])
+
+
+def _cut(message: Message) -> Message:
+    return dataclasses.replace(message, values=message.values[:-1])
+
+
+def _run_spoiled(make: Callable[[int, Any], Any], bad: int, change: Any) -> tuple[Hall, list[Any]]:
+    """Run boxes one of which sends what cannot be used from round 2 on."""
+    hall = Hall(3)
+
+    def box(rank: int) -> Any:
         exchange = hall.exchange(rank)
-        engine = Federated(
-            problems[rank], LOCAL, FedDIPSettings.fedavg(), exchange,
-            names=NAMES[:3], images=1, seed=0,
-        )  # fmt: skip
-        if rank == 2:
-            engine._client.index = 1
+        engine = make(rank, exchange)
+        if rank == bad:
+            _spoiled(exchange, change, since=2)
         try:
-            engine.round(0)
-        except DataError as error:
-            return str(error)
+            for number in range(LOCAL.rounds):
+                engine.round(number)
+        except Interrupted as stopped:
+            return str(stopped)
         finally:
             exchange.close()
-        return ""
+        return engine.vector
 
-    assert together(3, box)[0].startswith(
-        "cam03: an answer of client 2 that says it is of client 1"
+    return hall, together(3, box)
+
+
+@pytest.mark.parametrize("form", ["power", "gather"])
+def test_a_worker_whose_numbers_cannot_be_used_is_lost_and_missing_from_the_means(form: str):
+    problems = [toy_problem(rank) for rank in range(3)]
+    settings = PCASettings(form=form, rank=1, start=2, min_rate=1.0, refresh=4)
+
+    def make(rank: int, exchange: Any) -> PCAWorker:
+        return PCAWorker(problems[rank], LOCAL, settings, exchange, "cam01")
+
+    hall, ran = _run_spoiled(make, 2, not_finite)
+    replicas = Replicas([toy_problem(rank) for rank in range(3)], LOCAL, settings)
+    replicas.run(
+        rounds=LOCAL.rounds, ledger=Ledger(), gone=lambda number: (2,) if number >= 2 else ()
     )
+
+    (line,) = [line for line in hall.told if "not finite" in line]
+    assert line.startswith("cam03: lost, it sent values that are not finite")
+    assert torch.equal(ran[0], replicas.vector)
+    assert torch.equal(ran[1], replicas.vector)
+    assert ran[2] == "cam01, which sums up, is lost"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_ending_in_nan, "values that are not finite"),
+        (_of_another, "an answer of client 2 that says it is of client 1"),
+    ],
+)
+@pytest.mark.parametrize("settings", [FedAvgSettings().full(), FedDIPSettings(sparsity=0.8)])
+def test_a_client_whose_answer_cannot_be_used_is_lost_and_missing_from_the_mean(
+    settings: FedDIPSettings, change: Any, said: str
+):
+    problems = [toy_problem(rank) for rank in range(3)]
+
+    def make(rank: int, exchange: Any) -> Federated:
+        return Federated(
+            problems[rank], LOCAL, settings, exchange, names=NAMES[:3], images=10 + rank, seed=5
+        )
+
+    hall, ran = _run_spoiled(make, 2, change)
+    clients = [FedClient(k, toy_problem(k), LOCAL, images=10 + k, seed=5) for k in range(3)]
+    start = clients[0].problem
+    server = FedServer(start.start(), start.shapes, LOCAL, settings, clients=3, seed=5)
+    run_server(server, clients, ledger=Ledger(), gone=lambda number: (2,) if number >= 2 else ())
+
+    (line,) = [line for line in hall.told if said in line]
+    assert line.startswith("cam03: lost, it sent ")
+    assert torch.equal(ran[0], server.vector)
+    assert ran[2] == "cam01, which holds the server, is lost"
+
+
+@pytest.mark.parametrize("method", ["pca", "fedavg"])
+@pytest.mark.parametrize("change", [_ending_in_nan, _cut])
+def test_a_middle_that_sends_what_cannot_be_used_is_named_and_ends_the_run(
+    method: str, change: Any
+):
+    problems = [toy_problem(rank) for rank in range(3)]
+
+    def make(rank: int, exchange: Any) -> Any:
+        if method == "pca":
+            return PCAWorker(
+                problems[rank], LOCAL, PCASettings(form="gather", start=2), exchange, "cam01"
+            )
+        return Federated(
+            problems[rank], LOCAL, FedAvgSettings().full(), exchange, names=NAMES[:3], images=1,
+            seed=0,
+        )  # fmt: skip
+
+    hall, ran = _run_spoiled(make, 0, change)
+
+    assert sum(line.startswith("cam01: lost, it sent values") for line in hall.told) == 2
+    assert all(re.match("cam01, which .* is lost$", said) for said in ran[1:])
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_worker_whose_own_gradient_is_not_finite_says_so_itself(rank: int):
+    hall, problems = Hall(2), [toy_problem(k) for k in range(2)]
+    start, both = problems[rank].start(), threading.Barrier(2)
+    problems[rank].start = lambda: torch.full_like(start, 3e38)  # type: ignore[method-assign]
+
+    def box(k: int) -> Any:
+        exchange = hall.exchange(k)
+        worker = PCAWorker(problems[k], LOCAL, PCASettings(), exchange, "cam01")
+        if k == rank:
+            with pytest.raises(CheckError, match="round 0: a gradient is not finite"):
+                worker.round(0)
+            both.wait(60)
+        else:
+            both.wait(60)
+        exchange.close()
+        return list(exchange.lost)
+
+    assert together(2, box)[rank] == []
 
 
 def test_every_star_has_settings_and_they_are_checked():

@@ -35,7 +35,7 @@ DOORS = {
     "folded_parameters need_exporter own_identity whole_network",
     "edge_stl.cotrain": "Batch Bytes Choco ChocoSettings CompNGC FRAME_BYTES FedClient "
     "FedDIPSettings FedServer Flat FullSharing Graph HEADER_BYTES Jwins "
-    "JwinsSettings Ledger LocalSGD LocalSettings Message MessageError Messages "
+    "JwinsSettings Ledger LocalSGD LocalSettings Message Messages "
     "ModuleProblem NGC NGCSettings Node PCASettings Problem RandomSampling "
     "RandomSettings Replicas Round SERVER Seat Sparse Wavelet "
     "compress_signs fed_bytes gradient_weights largest metropolis mix "
