@@ -74,7 +74,7 @@ def run_group_job(
         the document of ``cotrain --json``.
 
     Raises:
-        DataError: the images cannot be used, or a message of another box.
+        DataError: the images cannot be used.
         UsageError: the boxes do not agree on what they do, or an address is public.
         ResourceError: disk, work folder or network cannot be used.
         Interrupted: ``should_stop`` said so, or every other box is lost; resumable.
