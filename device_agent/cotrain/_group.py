@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-import tomllib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from device_agent.cotrain._methods import METHODS, STARS, settings_class
+from device_agent.cotrain._methods import METHODS, STARS
+from device_agent.cotrain._tables import method_settings, read_document, take_tables
 from edge_stl.cotrain import Graph, LocalSettings, PCASettings
 from edge_stl.errors import UsageError
 from edge_stl.plan import NAME_PATTERN, Plan, describe, nearest
@@ -17,7 +17,6 @@ from exporter.cotrained import GRAPH_DRAWN, GRAPH_FILE, Cotrained, told_by_edges
 from exporter.manifest import canonical_json
 
 
-_MOST_FILE_BYTES = 1_000_000
 _MOST_BOXES = 64
 """Every two boxes have a connection, so that any of them can be the one that writes the file."""
 
@@ -102,7 +101,7 @@ class Run:
         if method == "pca" and "start" not in table:  # of a run whose length is known
             start = PCASettings.for_steps(group.rounds * group.steps).start
             table = {**table, "start": start}
-        self.settings = _settings(method, table)
+        self.settings = method_settings(method, table)
         self.graph = Graph.make(group.graph, len(group.boxes), seed=group.seed)
         self.local = LocalSettings(
             rate=group.rate,
@@ -139,7 +138,7 @@ class Run:
         group, name = self.group, self.graph_name
         # Of all boxes of the group: one that is lost on the way leaves its mark on the others.
         boxes = sorted(group.boxes)
-        own = None if self.settings is None else asdict(self.settings)  # type: ignore[call-overload]
+        own = None if self.settings is None else asdict(self.settings)
         edges = [(a, b) for a, row in enumerate(self.graph.neighbours) for b in row if a < b]
         settings = {
             "ranks": [group.boxes.index(box) for box in boxes],
@@ -179,16 +178,12 @@ def read_group(path: Path, method: str, plan: Plan, changes: dict[str, Any]) -> 
     """
     if method not in METHODS:
         raise UsageError(f"{method}: not a method{nearest(method, METHODS)}")
-    document = _document(path)
-    tables = {name: document.pop(name) for name in METHODS if name in document}
+    document = read_document(path)
+    tables = take_tables(document, where=str(path))
     for key in document:
         if key not in Group.model_fields:
             known = [*Group.model_fields, *METHODS]
             raise UsageError(f"{path}: {key}: unknown key{nearest(key, known)}")
-    for name, table in tables.items():
-        if not isinstance(table, dict):
-            raise UsageError(f"{path}: {name}: expected a table [{name}] with its settings")
-        _settings(name, table, where=str(path))
     try:
         # Through JSON, because a strict tuple takes a JSON array but no Python list.
         group = Group.model_validate_json(json.dumps(document | changes, allow_nan=False))
@@ -204,43 +199,21 @@ def read_group(path: Path, method: str, plan: Plan, changes: dict[str, Any]) -> 
     return Run(group, method, tables.get(method, {}))
 
 
-def _document(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(_MOST_FILE_BYTES + 1)
-    except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be read ({error.strerror}). Write a group file (docs/cotrain.md)"
-        ) from None
-    if len(raw) > _MOST_FILE_BYTES:
-        raise UsageError(f"{path}: larger than {_MOST_FILE_BYTES} bytes, which no group file is")
-    try:
-        return tomllib.loads(raw.decode())
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: not a TOML file: {error}") from None
+def read_tables(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the settings of methods, by method: of a file of them alone, or of a group file.
 
-
-def _settings(method: str, table: dict[str, Any], *, where: str = "group file") -> object:
-    kind = settings_class(method)
-    if kind is None:
-        if table:
-            raise UsageError(
-                f"{where}: [{method}] {next(iter(table))}: this method has no settings of its own. "
-                "Remove it"
-            )
-        return None
-    known = list(kind.__dataclass_fields__)
-    for key in table:
-        if key not in known:
-            raise UsageError(f"{where}: [{method}] {key}: unknown key{nearest(key, known)}")
-    try:
-        made: object = TypeAdapter(kind).validate_json(json.dumps(table, allow_nan=False))
-    except ValidationError as error:
-        told = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in told["loc"])
+    Raises:
+        UsageError: the file is none, has no such table, or a key or a value is wrong.
+    """
+    document = read_document(path)
+    tables = take_tables(document, where=str(path))
+    for key in document:
+        if key not in Group.model_fields:
+            known = [*Group.model_fields, *METHODS]
+            raise UsageError(f"{path}: {key}: unknown key{nearest(key, known)}")
+    if not tables:
         raise UsageError(
-            f"{where}: [{method}] {key} = {told['input']!r}; {told['msg'].lower()}. Correct it"
-        ) from None
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{where}: [{method}] holds a value that no method has: {error}") from None
-    return made
+            f"{path}: no settings of a method; expected tables like [jwins]. Write one "
+            "(docs/cotrain.md), or leave --settings out"
+        )
+    return tables

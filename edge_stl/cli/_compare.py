@@ -69,6 +69,14 @@ def compare(
     kept: Annotated[
         float, typer.Option(help="Share of a model that random and choco send, above 0 to 1.")
     ] = 0.2,
+    settings: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file with settings of methods, like [jwins]; a group file of cotrain will "
+            "do. By default those of the authors.",
+            show_default=False,
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 1,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -77,6 +85,7 @@ def compare(
     need("torch", "onnx", "onnxruntime", verb="comparing", extra="train")
     import torch
 
+    from device_agent.cotrain._group import read_tables
     from edge_stl.durable import write_durably
     from edge_stl.fleet._compare import Comparison, compare as run
     from edge_stl.fleet._compare_page import COLUMNS, as_csv, edge_line, picture, table_rows
@@ -102,6 +111,7 @@ def compare(
         momentum=momentum,
         kept=_share(kept),
         seeds=seeds,
+        tables={} if settings is None else read_tables(settings),
     )
     torch.set_num_threads(1)
     with ProgressReporter(quiet=quiet or json) as reporter:

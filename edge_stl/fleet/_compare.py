@@ -4,7 +4,7 @@ import itertools
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from edge_stl.durable import make_folder, write_durably
 from edge_stl.errors import DataError, Interrupted, UsageError
 from edge_stl.fleet._compare_bench import Bench, text_of, training_of
 from edge_stl.fleet._compare_runs import Runs
-from edge_stl.fleet._contestants import CONTESTANTS, Chosen, Contestant, Effort
+from edge_stl.fleet._contestants import CONTESTANTS, Chosen, Effort, Tables
 from edge_stl.fleet._split import IID, Split
 from edge_stl.fleet._study import Archive, Study, read_images
 from edge_stl.plan import Plan, nearest, plan_toml
@@ -42,6 +42,7 @@ class Comparison:
         momentum: of the local steps.
         kept: share of a model that partial methods send.
         seeds: repetitions; the settings are chosen on the validation images of the first.
+        tables: settings of methods, by method, that are neither defaults nor chosen.
     """
 
     plan: Plan
@@ -61,6 +62,7 @@ class Comparison:
     momentum: float = 0.0
     kept: float = 0.2
     seeds: int = 1
+    tables: Tables = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
         """Return what the runs depend on, for the record."""
@@ -78,6 +80,7 @@ class Comparison:
             "schedule": self.schedule,
             "momentum": self.momentum,
             "kept": self.kept,
+            "method_settings": {name: dict(table) for name, table in self.tables.items()},
         }
 
 
@@ -125,7 +128,10 @@ def compare(
     refuse_batch_norm(what.plan, what.plan.branch(what.branch))
     graph = Graph.make(what.graph, what.boxes)
     make_folder(what.out)
-    effort = Effort(graph, what.rounds, what.steps, what.schedule, what.momentum, what.kept)
+    effort = Effort(
+        graph, what.rounds, what.steps, what.schedule, what.momentum, what.kept, what.tables
+    )
+    effort.local({"rate": what.rates[0]})  # what is wrong there is told before images are read
     archive = read_images(what.plan, what.images, what.out / "cache" / "images", told=told)
     tests = None
     if what.test is not None:
@@ -145,7 +151,7 @@ def compare(
             "which one can be held back for validation; settings are chosen on those. Give "
             "more images or fewer boxes"
         )
-    total = sum(len(_grid(what, CONTESTANTS[m])) + what.seeds - 1 for m in methods)
+    total = sum(len(_grid(what, m)) + what.seeds - 1 for m in methods)
     begun = 0
 
     def step(label: str) -> None:
@@ -158,7 +164,7 @@ def compare(
     rows = []
     try:
         for place, name in enumerate(methods):
-            rows.append(_one_method(bench, name, _grid(what, CONTESTANTS[name])))
+            rows.append(_one_method(bench, name, _grid(what, name)))
             if training_of(name) not in map(training_of, methods[place + 1 :]):
                 runs.forget_models(training_of(name))
     except KeyboardInterrupt:
@@ -184,10 +190,12 @@ def _deal(what: Comparison, archive: Archive, tests: Archive | None, seed: int) 
     )
 
 
-def _grid(what: Comparison, contestant: Contestant) -> list[dict[str, float]]:
-    names = ["rate", *contestant.grid]
-    values = itertools.product(what.rates, *contestant.grid.values())
-    return [dict(zip(names, row, strict=True)) for row in values]
+def _grid(what: Comparison, method: str) -> list[dict[str, float]]:
+    """Return what is tried: a method has nothing to choose where its table says it."""
+    said = what.tables.get(method, {})
+    grid = {key: row for key, row in CONTESTANTS[method].grid.items() if key not in said}
+    values = itertools.product(what.rates, *grid.values())
+    return [dict(zip(["rate", *grid], row, strict=True)) for row in values]
 
 
 def _one_method(bench: Bench, name: str, grid: Sequence[Chosen]) -> dict[str, Any]:

@@ -3,15 +3,16 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from device_agent.cotrain._tables import method_settings
 from edge_stl.cotrain import (
     NGC,
     Bytes,
     Choco,
-    ChocoSettings,
     CompNGC,
     FedClient,
     FedDIPSettings,
@@ -23,12 +24,10 @@ from edge_stl.cotrain import (
     LocalSettings,
     LocalSGD,
     Message,
-    NGCSettings,
     Node,
     PCASettings,
     Problem,
     RandomSampling,
-    RandomSettings,
     Replicas,
     Seat,
     pack_floats,
@@ -40,6 +39,8 @@ from edge_stl.fleet._study import Study
 
 Chosen = Mapping[str, float]
 """Settings that were chosen on validation images: the rate, and what else a method has."""
+Tables = Mapping[str, Mapping[str, Any]]
+"""Settings of methods as a file has them, by method."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Effort:
         schedule: of the learning rate.
         momentum: of the local steps.
         kept: share of a model that the partial methods send, 0..1.
+        tables: settings of methods, by method, that are not to be the defaults.
     """
 
     graph: Graph
@@ -61,6 +63,12 @@ class Effort:
     schedule: str = "constant"
     momentum: float = 0.0
     kept: float = 0.2
+    tables: Tables = field(default_factory=dict)
+
+    def settings(self, method: str, **given: float) -> Any:
+        """Return a method's settings: those of its table, else what is given, else the defaults."""
+        table = {**given, **self.tables.get(method, {})}
+        return method_settings(method, table, where="--settings")
 
     def local(self, chosen: Chosen, *, rounds: int | None = None) -> LocalSettings:
         """Return the local settings of a method."""
@@ -197,7 +205,8 @@ def _pca(study: Study, effort: Effort, chosen: Chosen) -> Outcome:
     """Average every gradient over all boxes, compressed: what a DDP hook does over a network."""
     count, ledger = [0], Ledger()
     problems = [_Counting(study.problem(box), count) for box in study.boxes]
-    settings = PCASettings.for_steps(effort.rounds * effort.steps)
+    start = PCASettings.for_steps(effort.rounds * effort.steps).start
+    settings = effort.settings("pca", start=start)
     replicas = Replicas(problems, effort.local(chosen), settings)
     replicas.run(rounds=effort.rounds, ledger=ledger)
     return Outcome((replicas.vector,), ledger, count[0] / study.nodes)
@@ -230,7 +239,13 @@ def _federated(settings: Callable[[Effort], FedDIPSettings]) -> Run:
 
 def _feddip(effort: Effort) -> FedDIPSettings:
     """Return FedDIP's settings: twenty masks in a run, or one a round in a short one."""
-    return FedDIPSettings(every=max(1, effort.rounds // 20))
+    settings: FedDIPSettings = effort.settings("feddip", every=max(1, effort.rounds // 20))
+    return settings
+
+
+def beside_rate(chosen: Chosen) -> dict[str, float]:
+    """Return what was chosen for the method itself."""
+    return {key: value for key, value in chosen.items() if key != "rate"}
 
 
 CONTESTANTS: dict[str, Contestant] = {
@@ -244,7 +259,7 @@ CONTESTANTS: dict[str, Contestant] = {
         "random sampling",
         gossip(
             lambda seat, problem, local, effort, _chosen: RandomSampling(
-                seat, problem, local, RandomSettings(share=effort.kept)
+                seat, problem, local, effort.settings("random", share=effort.kept)
             )
         ),
     ),
@@ -252,20 +267,27 @@ CONTESTANTS: dict[str, Contestant] = {
         "CHOCO-SGD",
         gossip(
             lambda seat, problem, local, effort, chosen: Choco(
-                seat, problem, local, ChocoSettings(share=effort.kept, gamma=chosen["gamma"])
+                seat,
+                problem,
+                local,
+                effort.settings("choco", share=effort.kept, **beside_rate(chosen)),
             )
         ),
         grid={"gamma": (0.2, 0.4, 0.8, 1.0)},
     ),
     "jwins": Contestant(
         "JWINS",
-        gossip(lambda seat, problem, local, _effort, _chosen: Jwins(seat, problem, local)),
+        gossip(
+            lambda seat, problem, local, effort, _chosen: Jwins(
+                seat, problem, local, effort.settings("jwins")
+            )
+        ),
     ),
     "ngc": Contestant(
         "NGC",
         gossip(
-            lambda seat, problem, local, _effort, chosen: NGC(
-                seat, problem, local, NGCSettings(gamma=chosen["gamma"])
+            lambda seat, problem, local, effort, chosen: NGC(
+                seat, problem, local, effort.settings("ngc", **beside_rate(chosen))
             )
         ),
         grid={"gamma": (0.1, 0.5, 1.0)},
@@ -273,15 +295,15 @@ CONTESTANTS: dict[str, Contestant] = {
     "compngc": Contestant(
         "CompNGC",
         gossip(
-            lambda seat, problem, local, _effort, chosen: CompNGC(
-                seat, problem, local, NGCSettings(gamma=chosen["gamma"])
+            lambda seat, problem, local, effort, chosen: CompNGC(
+                seat, problem, local, effort.settings("compngc", **beside_rate(chosen))
             )
         ),
         grid={"gamma": (0.1, 0.5, 1.0)},
     ),
     "pca": Contestant("PCA of gradients", timed(_pca)),
-    "fedavg": Contestant("FedAvg", _federated(lambda _effort: FedDIPSettings.fedavg())),
-    "feddip": Contestant("FedDIP, 90 % removed", _federated(_feddip)),
+    "fedavg": Contestant("FedAvg", _federated(lambda effort: effort.settings("fedavg").full())),
+    "feddip": Contestant("FedDIP", _federated(_feddip)),
     "centralized": Contestant("all images in one place", timed(_centralized), moved="images"),
 }
 """By name; the order is that of the table."""

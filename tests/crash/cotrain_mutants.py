@@ -188,7 +188,7 @@ ROWS = [
         f"{_T_GROUP}::test_the_table_of_the_method_is_taken",
     ),
     (
-        "a group file has a size", _GROUP, "    if len(raw) > _MOST_FILE_BYTES:\n",
+        "a group file has a size", f"{_AT}/_tables.py", "    if len(raw) > _MOST_FILE_BYTES:\n",
         "    if False:\n", f"{_T_GROUP}::test_a_wrong_group_is_refused_in_one_line",
     ),
     (

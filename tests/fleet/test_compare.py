@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -95,6 +96,62 @@ def study(fleet: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
     archive = read_images(plan, fleet / "photos", tmp_path_factory.mktemp("cache") / "images")
     name = plan.branches[-1].name
     return Study.deal(plan, name, archive, None, boxes=3, split=Split(), seed=0, batch=4)
+
+
+def test_settings_of_a_file_are_those_of_the_run_and_are_not_tried(
+    compare: Call, tmp_path: Path, assert_schema: Callable[[Any, str], None]
+):
+    """CHOCO with a given gamma tries rates alone; a larger share costs more bytes than --kept."""
+    file = tmp_path / "own.toml"
+    file.write_text("[choco]\ngamma = 0.3\nshare = 0.9\n[jwins]\nshares = [0.05]\n")
+    options = (*QUICK, "--methods", "random,choco,jwins", "--kept", "0.5")
+
+    code, told, err = compare(tmp_path / "own", *options, "--settings", str(file))
+    assert (code, err) == (0, "")
+    assert_schema(told, "compare")
+    assert told["settings"]["method_settings"] == {
+        "choco": {"gamma": 0.3, "share": 0.9}, "jwins": {"shares": [0.05]}
+    }  # fmt: skip
+    random, choco, jwins = told["methods"]
+    assert [row["rate"] for row in choco["tried"]] == [0.05, 0.1]
+    assert set(choco["chosen"]) == {"rate"}
+    assert choco["bytes_training"] > 1.5 * random["bytes_training"] > 3 * jwins["bytes_training"]
+
+    code, _, err = compare(tmp_path / "own", *options)
+    assert code == 2
+    assert "of a comparison with other method_settings; expected the same" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[choco]\ngama = 1\n", r"\[choco\] gama: unknown key; did you mean 'gamma'\?"),
+        ("[choco]\ngamma = 7\n", r"\[choco\] gamma = 7(\.0)?: out of range; expected above 0"),
+        ("rounds = 3\n", r"no settings of a method; expected tables like \[jwins\]"),
+        ("[chocko]\n", r"chocko: unknown key; did you mean 'choco'\?"),
+        ("choco = 1\n", r"choco: expected a table \[choco\] with its settings"),
+    ],
+)
+def test_a_file_of_settings_that_is_none_is_refused_in_one_line(
+    compare: Call, tmp_path: Path, text: str, said: str
+):
+    file = tmp_path / "own.toml"
+    file.write_text(text)
+
+    code, _, err = compare(tmp_path / "run", *QUICK, "--settings", str(file))
+
+    assert code == 2
+    assert err.count("\n") == 1
+    assert re.search(said, err), err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_schedule_is_told_before_an_image_is_read(compare: Call, tmp_path: Path):
+    code, _, err = compare(tmp_path / "run", *QUICK, "--schedule", "sometimes")
+
+    assert code == 2
+    assert re.search(r"schedule = 'sometimes'", err), err
+    assert not (tmp_path / "run" / "cache").exists()
 
 
 def test_a_comparison_tells_accuracy_and_bytes_of_every_method(
