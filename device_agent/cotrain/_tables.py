@@ -27,10 +27,10 @@ def read_document(path: Path) -> dict[str, Any]:
             raw = file.read(_MOST_FILE_BYTES + 1)
     except OSError as error:
         raise UsageError(
-            f"{path}: cannot be read ({error.strerror}). Write a group file (docs/cotrain.md)"
+            f"{path}: cannot be read ({error.strerror}). Write one (docs/cotrain.md)"
         ) from None
     if len(raw) > _MOST_FILE_BYTES:
-        raise UsageError(f"{path}: larger than {_MOST_FILE_BYTES} bytes, which no group file is")
+        raise UsageError(f"{path}: larger than {_MOST_FILE_BYTES} bytes, which no such file is")
     try:
         return tomllib.loads(raw.decode())
     except (ValueError, RecursionError) as error:

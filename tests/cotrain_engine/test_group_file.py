@@ -202,7 +202,7 @@ def test_a_wrong_group_is_refused_in_one_line(tmp_path: Path, text: str, method:
 
 
 def test_a_group_file_that_is_not_there_says_what_to_do(tmp_path: Path):
-    with pytest.raises(UsageError, match=r"cannot be read .*Write a group file"):
+    with pytest.raises(UsageError, match=r"cannot be read .*Write one"):
         read_group(tmp_path / "none.toml", "full", _plan(), {})
 
 
