@@ -178,12 +178,7 @@ def read_group(path: Path, method: str, plan: Plan, changes: dict[str, Any]) -> 
     """
     if method not in METHODS:
         raise UsageError(f"{method}: not a method{nearest(method, METHODS)}")
-    document = read_document(path)
-    tables = take_tables(document, where=str(path))
-    for key in document:
-        if key not in Group.model_fields:
-            known = [*Group.model_fields, *METHODS]
-            raise UsageError(f"{path}: {key}: unknown key{nearest(key, known)}")
+    document, tables = _read(path)
     try:
         # Through JSON, because a strict tuple takes a JSON array but no Python list.
         group = Group.model_validate_json(json.dumps(document | changes, allow_nan=False))
@@ -205,15 +200,21 @@ def read_tables(path: Path) -> dict[str, dict[str, Any]]:
     Raises:
         UsageError: the file is none, has no such table, or a key or a value is wrong.
     """
-    document = read_document(path)
-    tables = take_tables(document, where=str(path))
-    for key in document:
-        if key not in Group.model_fields:
-            known = [*Group.model_fields, *METHODS]
-            raise UsageError(f"{path}: {key}: unknown key{nearest(key, known)}")
+    _, tables = _read(path)
     if not tables:
         raise UsageError(
             f"{path}: no settings of a method; expected tables like [jwins]. Write one "
             "(docs/cotrain.md), or leave --settings out"
         )
     return tables
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return the keys of a group and the settings of methods that a file has."""
+    document = read_document(path)
+    tables = take_tables(document, where=str(path))
+    for key in document:
+        if key not in Group.model_fields:
+            known = [*Group.model_fields, *METHODS]
+            raise UsageError(f"{path}: {key}: unknown key{nearest(key, known)}")
+    return document, tables

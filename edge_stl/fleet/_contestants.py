@@ -310,8 +310,3 @@ CONTESTANTS: dict[str, Contestant] = {
 
 SAME_RUN = {"alone": "ensemble"}
 """Whose runs a method shares: the boxes of the ensemble, asked one at a time."""
-
-
-def names() -> tuple[str, ...]:
-    """Return the names of all methods."""
-    return tuple(CONTESTANTS)
