@@ -37,16 +37,8 @@ def watch(
             "-o", "--out", help="The outbox: what you copy off the box.", show_default=False
         ),
     ],
-    box: Annotated[
-        str | None,
-        typer.Option(help="Name of this box; needed on the first run.", show_default=False),
-    ] = None,
-    work: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for cache and checkpoints; stays on the box.", show_default=False
-        ),
-    ] = None,
+    box: opt.Box = None,
+    work: opt.Work = None,
     every: Annotated[
         int, typer.Option(min=1, help="Train when so many images are new or changed.")
     ] = 100,

@@ -47,19 +47,9 @@ def cotrain(
             show_default=False,
         ),
     ],
-    box: Annotated[
-        str | None,
-        typer.Option(help="Name of this box; needed on the first run.", show_default=False),
-    ] = None,
-    work: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for cache and checkpoints; stays on the box.", show_default=False
-        ),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads; by default all cores.", show_default=False)
-    ] = None,
+    box: opt.Box = None,
+    work: opt.Work = None,
+    threads: opt.Threads = None,
     rounds: Annotated[
         int | None,
         typer.Option(min=1, help="Of the run.", show_default=False, rich_help_panel=_CHANGES),

@@ -12,6 +12,17 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress and no notes.")]
+Box = Annotated[
+    str | None,
+    typer.Option(help="Name of this box; needed on the first run.", show_default=False),
+]
+Work = Annotated[
+    Path | None,
+    typer.Option(help="Folder for cache and checkpoints; stays on the box.", show_default=False),
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Threads; by default all cores.", show_default=False)
+]
 PlanFile = Annotated[
     Path, typer.Argument(metavar="PLAN", help="The plan file.", show_default=False)
 ]

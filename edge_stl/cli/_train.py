@@ -54,10 +54,7 @@ def train(
             show_default=False,
         ),
     ] = None,
-    box: Annotated[
-        str | None,
-        typer.Option(help="Name of this box; needed on the first run.", show_default=False),
-    ] = None,
+    box: opt.Box = None,
     branch: Annotated[
         str,
         typer.Option(help="auto: what only a box this fine can train; all: all it can; or a name."),
@@ -66,9 +63,7 @@ def train(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Instead of the plan's.", show_default=False)
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads; by default all cores.", show_default=False)
-    ] = None,
+    threads: opt.Threads = None,
     work: Annotated[
         Path | None,
         typer.Option(
